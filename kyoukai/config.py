@@ -1,0 +1,288 @@
+"""
+``ServerConfig``: every address, limit and time-out of a server, in one frozen dataclass.
+
+YAML (``settings: {…}``), the command line and keyword arguments all map onto it. Sizes are bytes,
+times are seconds, and a value that cannot work is refused when the configuration is made.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import ipaddress
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from kyoukai.exceptions import ConfigurationError
+
+__all__ = ("ServerConfig", "check_keys", "nearest_name")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServerConfig:
+    """
+    The settings of one server.
+
+    :raises ConfigurationError: if a value has the wrong type or lies outside its range; the
+        message names the setting
+    """
+
+    # -- Where to listen ----------------------------------------------------------------------
+
+    bind: tuple[str, ...] = ()
+    """Plain addresses: ``HOST:PORT``, ``[V6]:PORT``, ``unix:PATH`` or ``fd://N``."""
+
+    tls_bind: tuple[str, ...] = ()
+    """TLS addresses, in the same forms as ``bind``. They need ``certfile`` and ``keyfile``."""
+
+    certfile: str | None = None
+    """Path of the certificate chain, PEM."""
+
+    keyfile: str | None = None
+    """Path of the certificate's private key, PEM."""
+
+    ciphers: str = "ECDHE+AESGCM:ECDHE+CHACHA20"
+    """Cipher suites of TLS 1.2, in OpenSSL's notation. TLS 1.3 has its own, which are all sound."""
+
+    tls_handshake_timeout: float = 10.0
+    """Seconds that a client has to finish its TLS handshake."""
+
+    backlog: int = 2048
+    """Connections that may wait in the kernel for each listening socket."""
+
+    unix_mode: int = 0o666
+    """File mode of unix sockets, as an octal number or a string such as ``"0660"``."""
+
+    max_connections: int | None = None
+    """
+    Connections served at once; those beyond are answered 503 and closed (over TLS: closed).
+    None means 0.8 × the process's limit of open files.
+    """
+
+    # -- HTTP/1.1 heads -----------------------------------------------------------------------
+
+    max_head_size: int = 32768
+    """Bytes of a request's head (request line and headers), and of its trailers. Beyond: 431."""
+
+    max_target_size: int = 8192
+    """Bytes of a request's target. Beyond: 414."""
+
+    max_headers: int = 100
+    """Headers of a request, and trailers. Beyond: 431."""
+
+    max_chunk_overhead: int = 16384
+    """
+    Bytes of chunk framing (sizes, extensions, line ends) that a chunked body may carry beyond 16
+    for each chunk and twice its data. Beyond: 400.
+    """
+
+    max_pipelined: int = 16
+    """Requests that may wait, parsed, behind the one in progress; then reading stops."""
+
+    max_requests_per_connection: int = 0
+    """Requests after which a connection is closed. 0: no limit."""
+
+    # -- Bodies -------------------------------------------------------------------------------
+
+    max_body_size: int = 16777216
+    """Bytes of a request body on native routes. Beyond: 413. A route may set its own."""
+
+    body_spool_size: int = 1048576
+    """Bytes of a buffered body that are kept in memory; what is beyond goes to a temporary file."""
+
+    body_spool_dir: str | None = None
+    """Folder of those temporary files. None means the system's."""
+
+    max_form_memory_size: int = 500000
+    """Bytes of one form field that is not a file. Beyond: 413."""
+
+    max_form_parts: int = 1000
+    """Fields and files of one form. Beyond: 413."""
+
+    read_buffer_size: int = 65536
+    """Bytes of a request that may wait for the application before reading from it stops."""
+
+    write_buffer_size: int = 65536
+    """Bytes of an answer that may wait for the client before the application waits too."""
+
+    # -- Time ---------------------------------------------------------------------------------
+
+    header_timeout: float = 10.0
+    """Seconds from the first byte of a head to its last. Beyond: 408."""
+
+    keep_alive_timeout: float = 15.0
+    """Seconds that an idle connection is kept between two requests."""
+
+    min_body_rate: int = 240
+    """
+    Bytes per second, on average, that a body must bring while the server asks for it. Slower:
+    408. 0: no limit.
+    """
+
+    min_body_grace: float = 5.0
+    """Seconds before ``min_body_rate`` counts."""
+
+    send_stall_timeout: float = 60.0
+    """Seconds that a client may take nothing of an answer before its connection is cut."""
+
+    linger_timeout: float = 2.0
+    """Seconds to read on after an answer that came before the end of its request."""
+
+    graceful_timeout: float = 30.0
+    """Seconds that requests in progress have to finish when the server stops."""
+
+    # -- Behaviour ----------------------------------------------------------------------------
+
+    trusted_proxies: tuple[str, ...] = ()
+    """
+    Peers whose ``Forwarded`` and ``X-Forwarded-*`` headers count: addresses, networks, ``unix``
+    (any peer on a unix socket) or ``*``. From all others these headers are removed.
+    """
+
+    root_path: str = ""
+    """Prefix under which a proxy publishes the application (``SCRIPT_NAME``), without its end."""
+
+    server_header: str | None = "Kyoukai"
+    """Value of the ``Server`` header. None: the header is not sent."""
+
+    handler_threads: int = 16
+    """Threads that run synchronous handlers, and the synchronous iterators that they return."""
+
+    access_log: bool = True
+    """Whether each answer gets a line in the ``kyoukai.access`` log."""
+
+    access_log_format: str = (
+        '%(client)s "%(method)s %(target)s %(protocol)s" %(status)d %(bytes)d %(duration).6f'
+    )
+    """
+    Format of that line; ``json`` gives an object a line. Fields: client, method, target, path,
+    query, protocol, scheme, authority, status, bytes, duration (seconds), referer, user_agent.
+    """
+
+    def __post_init__(self) -> None:
+        for field in dataclasses.fields(self):
+            value = _convert(field.name, field.type, getattr(self, field.name))
+            object.__setattr__(self, field.name, value)
+        _check_ranges(self)
+
+    @classmethod
+    def from_mapping(cls, settings: Mapping[str, Any]) -> ServerConfig:
+        """
+        Make a configuration from a mapping, as YAML gives it.
+
+        :param settings: field names and values; lists stand for tuples
+        :raises ConfigurationError: for a name that is no setting, with the nearest right one, or
+            a value that cannot work
+        """
+        check_keys(settings, cls.field_names(), "setting")
+        return cls(**settings)
+
+    @classmethod
+    def field_names(cls) -> tuple[str, ...]:
+        """The names of all settings."""
+        return tuple(field.name for field in dataclasses.fields(cls))
+
+    def replace(self, **changes: Any) -> ServerConfig:
+        """Return a copy with some settings changed, checked like a new one."""
+        return dataclasses.replace(self, **changes)
+
+
+def nearest_name(wrong: str, right: Collection[str]) -> str | None:
+    """Return the name in ``right`` that looks most like ``wrong``, or None."""
+    found = difflib.get_close_matches(wrong, right, n=1, cutoff=0.5)
+    return found[0] if found else None
+
+
+def check_keys(given: Iterable[str], allowed: Collection[str], what: str) -> None:
+    """
+    Refuse the first key that is not allowed.
+
+    :param given: the keys to check
+    :param allowed: the right ones
+    :param what: what a key is called in the message, such as ``setting``
+    :raises ConfigurationError: naming the wrong key and the nearest right one
+    """
+    for key in given:
+        if key not in allowed:
+            near = nearest_name(str(key), allowed)
+            hint = f"; did you mean {near!r}?" if near else f"; known: {', '.join(sorted(allowed))}"
+            raise ConfigurationError(f"unknown {what} {key!r}{hint}")
+
+
+#: Settings whose least value is not 0.
+_MINIMUM: dict[str, float] = {
+    "backlog": 1,
+    "max_connections": 1,
+    "max_head_size": 256,
+    "max_target_size": 1,
+    "max_headers": 1,
+    "max_pipelined": 1,
+    "read_buffer_size": 1024,
+    "write_buffer_size": 1024,
+    "handler_threads": 1,
+    "max_form_parts": 1,
+}
+
+#: Time-outs that would never let anything happen if they were 0.
+_ABOVE_ZERO = (
+    "tls_handshake_timeout",
+    "header_timeout",
+    "keep_alive_timeout",
+    "send_stall_timeout",
+)
+
+
+def _check_ranges(config: ServerConfig) -> None:
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            continue
+        minimum = _MINIMUM.get(field.name, 0)
+        if not value >= minimum:  # also refuses NaN
+            raise ConfigurationError(f"{field.name} must be at least {minimum}, not {value}")
+        if field.name in _ABOVE_ZERO and value == 0:
+            raise ConfigurationError(f"{field.name} must be greater than 0")
+    for proxy in config.trusted_proxies:
+        if proxy in ("*", "unix"):
+            continue
+        try:
+            ipaddress.ip_network(proxy, strict=False)
+        except ValueError:
+            raise ConfigurationError(
+                f"trusted_proxies: {proxy!r} is no address, no network, and neither 'unix' nor '*'"
+            ) from None
+    if config.root_path and (not config.root_path.startswith("/") or config.root_path[-1] == "/"):
+        raise ConfigurationError("root_path must start with '/' and must not end with it")
+    header = config.server_header
+    if header is not None and (not header.isascii() or not header.isprintable()):
+        raise ConfigurationError("server_header must be printable ASCII")
+
+
+def _convert(name: str, declared: Any, value: Any) -> Any:
+    """Return the value in its declared type, or refuse it."""
+    optional = declared.endswith(" | None")
+    kind = declared.removesuffix(" | None")
+    if value is None:
+        if optional:
+            return None
+        raise ConfigurationError(f"{name} must not be empty")
+    if name == "unix_mode" and isinstance(value, str):
+        try:
+            return int(value, 8)
+        except ValueError:
+            raise ConfigurationError(f"unix_mode must be octal, not {value!r}") from None
+    if kind == "tuple[str, ...]":
+        values = (value,) if isinstance(value, str) else value
+        if isinstance(values, list | tuple) and all(isinstance(item, str) for item in values):
+            return tuple(values)
+        raise ConfigurationError(f"{name} must be a list of strings, not {value!r}")
+    if kind == "bool" and isinstance(value, bool):
+        return value
+    if kind == "int" and isinstance(value, int) and not isinstance(value, bool):
+        return value
+    if kind == "float" and isinstance(value, int | float) and not isinstance(value, bool):
+        return float(value)
+    if kind == "str" and isinstance(value, str):
+        return value
+    raise ConfigurationError(f"{name} must be of type {kind}, not {value!r}")

@@ -1,0 +1,253 @@
+"""
+What a head may look like, for every wire, in and out.
+
+The parsers leave much to the server (RFC 9110, RFC 9112 section 3, RFC 9113 section 8.1.1). These
+rules are the one place that decides it: a backend hands in what it has parsed, and every interface's
+status and headers pass ``check_response_head`` on the way out.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from collections.abc import Iterable
+from functools import lru_cache
+from urllib.parse import unquote_to_bytes
+
+from kyoukai.exceptions import InvalidResponse, ProtocolError
+
+__all__ = (
+    "FORWARDED",
+    "Header",
+    "bodyless",
+    "check_authority",
+    "check_response_head",
+    "check_trailers",
+    "decode_path",
+    "field_name",
+    "forwarded_client",
+    "is_trusted",
+    "split_target",
+)
+
+Header = tuple[bytes, bytes]
+
+_TOKEN = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
+_BAD_VALUE = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
+_TARGET = re.compile(rb"[\x21-\x7e\x80-\xff]+")
+_REG_NAME = re.compile(r"(?:[A-Za-z0-9\-._~!$&'()*+,;=]|%[0-9A-Fa-f]{2})+")
+_SCHEMES = (b"http://", b"https://")
+
+#: Headers by which a proxy tells of its client.
+FORWARDED = frozenset(
+    (
+        b"forwarded",
+        b"x-forwarded-for",
+        b"x-forwarded-host",
+        b"x-forwarded-port",
+        b"x-forwarded-prefix",
+        b"x-forwarded-proto",
+    )
+)
+#: Fields that frame or route a message, which a trailer may not (RFC 9110 section 6.5.1).
+_NO_TRAILERS = frozenset((b"content-length", b"host", b"transfer-encoding", b"trailer"))
+
+
+# -- In ----------------------------------------------------------------------------------------
+
+#: Wire names seen before, with their lower-case form; ``b""`` for those that are dropped.
+_names: dict[bytes, bytes] = {}
+_NAMES_KEPT = 1024
+
+
+def field_name(name: bytes) -> bytes:
+    """
+    Return a header name in lower case, or ``b""`` for a name that must be dropped.
+
+    Names with an underscore collapse onto the dashed ones in an environ (``X_Forwarded_For``), so
+    they go no further, whatever the protocol.
+    """
+    known = _names.get(name)
+    if known is None:
+        known = b"" if b"_" in name else name.lower()
+        if len(_names) < _NAMES_KEPT:
+            _names[bytes(name)] = known
+    return known
+
+
+@lru_cache(maxsize=256)
+def check_authority(value: bytes) -> str:
+    """
+    Return the authority (``host`` or ``host:port``), lower case, if it is exactly one valid one.
+
+    :raises ProtocolError: 400, if it is not (RFC 9110 section 7.2, RFC 3986 section 3.2.2)
+    """
+    try:
+        text = value.decode("ascii").lower()
+    except UnicodeDecodeError:
+        text = ""
+    host, separator, port = text, "", ""
+    if text.startswith("["):
+        host, bracket, rest = text.partition("]")
+        address = host[1:]
+        valid = bool(bracket) and (not rest or rest.startswith(":"))
+        separator, port = rest[:1], rest[1:]
+        try:
+            ipaddress.IPv6Address(address)
+        except ValueError:
+            valid = False
+        if "%" in address:
+            valid = False
+    else:
+        host, separator, port = text.partition(":")
+        valid = _REG_NAME.fullmatch(host) is not None
+    if separator and port and not (port.isascii() and port.isdigit() and int(port[:6]) <= 65535):
+        valid = False
+    if not valid or len(port) > 5:
+        raise ProtocolError(400, "The Host is not valid.")
+    return text
+
+
+def split_target(target: bytes, method: str) -> tuple[bytes, bytes, bytes]:
+    """
+    Split a request target into its authority (``b""`` unless absolute), raw path and query.
+
+    :raises ProtocolError: 400, if it is neither a path, an absolute URI nor ``*`` with OPTIONS
+        (RFC 9112 section 3.2)
+    """
+    if not _TARGET.fullmatch(target):
+        raise ProtocolError(400, "The request target is not valid.")
+    authority = b""
+    if target[:1] != b"/":
+        if target == b"*" and method == "OPTIONS":
+            return b"", b"*", b""
+        lowered = target[:8].lower()
+        scheme = next((known for known in _SCHEMES if lowered.startswith(known)), None)
+        if scheme is None:
+            raise ProtocolError(400, "The request target is not valid.")
+        rest = target[len(scheme) :]
+        end = next((i for i, char in enumerate(rest) if char in b"/?#"), len(rest))
+        authority, target = rest[:end], rest[end:]
+        if not authority:
+            raise ProtocolError(400, "The request target is not valid.")
+        if target[:1] != b"/":
+            target = b"/" + target
+    path, _, query = target.partition(b"#")[0].partition(b"?")
+    return authority, path, query
+
+
+def decode_path(raw_path: bytes) -> str:
+    """Return the path decoded once: percent escapes undone, as UTF-8."""
+    if b"%" in raw_path:
+        raw_path = unquote_to_bytes(raw_path)
+    return raw_path.decode("utf-8", "replace")
+
+
+def forwarded_client(
+    headers: Iterable[Header], trusted: Iterable[str]
+) -> tuple[str | None, str | None, str | None]:
+    """
+    Read what trusted proxies say of the client: address, scheme and host, each None if unsaid.
+
+    ``Forwarded`` (RFC 7239) wins over the ``X-Forwarded-*`` headers. The address is the last one
+    in the chain that is not itself a trusted proxy's. Only http and https are schemes.
+    """
+    chain: list[str] = []
+    scheme = host = None
+    found: dict[bytes, list[str]] = {}
+    for name, value in headers:
+        if name.startswith(b"x-forwarded-") or name == b"forwarded":
+            found.setdefault(name, []).extend(
+                part.strip() for part in value.decode("latin-1").split(",")
+            )
+    if b"forwarded" in found:
+        for element in found[b"forwarded"]:
+            pairs = dict(
+                pair.strip().partition("=")[::2] for pair in element.split(";") if "=" in pair
+            )
+            lowered = {key.lower(): value.strip('"') for key, value in pairs.items()}
+            if "for" in lowered:
+                chain.append(_bare_address(lowered["for"]))
+            scheme = lowered.get("proto", scheme)
+            host = lowered.get("host", host)
+    else:
+        chain = [_bare_address(part) for part in found.get(b"x-forwarded-for", ()) if part]
+        scheme = next(reversed(found.get(b"x-forwarded-proto", [])), None)
+        host = next(reversed(found.get(b"x-forwarded-host", [])), None)
+    client = None
+    for address in reversed(chain):
+        client = address
+        if not is_trusted(address, trusted):
+            break
+    if scheme is not None:
+        scheme = scheme.lower() if scheme.lower() in ("http", "https") else None
+    return client, scheme, host or None
+
+
+def is_trusted(address: str, trusted: Iterable[str]) -> bool:
+    """Whether an address (or ``unix``) is among the trusted proxies."""
+    for entry in trusted:
+        if entry == "*" or entry == address:
+            return True
+        if entry == "unix":
+            continue
+        try:
+            if ipaddress.ip_address(address) in ipaddress.ip_network(entry, strict=False):
+                return True
+        except ValueError:
+            continue
+    return False
+
+
+def _bare_address(value: str) -> str:
+    """Strip brackets and port off a node of ``X-Forwarded-For`` or ``Forwarded``."""
+    if value.startswith("["):
+        return value[1:].partition("]")[0]
+    if value.count(":") == 1:
+        return value.partition(":")[0]
+    return value
+
+
+# -- Out ---------------------------------------------------------------------------------------
+
+_good_names: set[bytes] = set()
+
+
+def check_response_head(status: int, headers: Iterable[Header]) -> None:
+    """
+    Check what an application wants to send.
+
+    :raises InvalidResponse: for a status outside 200–599, a name that is no token or a value with
+        CR, LF, NUL or another control byte; the message names the header
+    """
+    if type(status) is not int or not 200 <= status <= 599:
+        raise InvalidResponse(f"{status!r} is no status of a final response (200 to 599)")
+    _check_fields(headers)
+
+
+def check_trailers(headers: Iterable[Header]) -> None:
+    """
+    Check the headers of an interim response, or trailers.
+
+    :raises InvalidResponse: as :func:`check_response_head`, and for a field that frames a message
+    """
+    _check_fields(headers)
+    for name, _ in headers:
+        if name.lower() in _NO_TRAILERS:
+            raise InvalidResponse(f"{name.decode()!r} may not be a trailer")
+
+
+def _check_fields(headers: Iterable[Header]) -> None:
+    for name, value in headers:
+        if name not in _good_names:
+            if not isinstance(name, bytes) or not _TOKEN.fullmatch(name):
+                raise InvalidResponse(f"header name {name!r} is no token")
+            if len(_good_names) < _NAMES_KEPT:
+                _good_names.add(name)
+        if not isinstance(value, bytes) or _BAD_VALUE.search(value):
+            raise InvalidResponse(f"header {name.decode()!r} has an illegal value {value[:80]!r}")
+
+
+def bodyless(method: str, status: int) -> bool:
+    """Whether a response has no body on the wire, whatever is sent (RFC 9110 section 6.4.1)."""
+    return method == "HEAD" or status in (204, 304) or status < 200

@@ -1,0 +1,366 @@
+"""
+The hinge between the wire and the application: ``RequestHead`` and ``StreamState``.
+
+A stream is one request and its response, whatever the protocol. The backend puts in what arrives
+(``insert_data``, ``stream_complete``, ``lost``); the interface takes it out and answers. What
+differs between protocols is the short list of methods in :class:`Wire`.
+
+Each direction has a state of its own, as in RFC 9113 section 5.1: ``IDLE`` before the head,
+``OPEN`` while bytes may follow, ``CLOSED`` after the end, ``RESET`` when either side gave up.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any, Protocol
+
+from kyoukai.body import CLOSED, IDLE, OPEN, RESET, RequestBody, Side
+from kyoukai.exceptions import InvalidResponse, PeerGone, StreamStateError
+from kyoukai.rules import Header, bodyless, check_trailers
+
+__all__ = (
+    "CLOSED",
+    "IDLE",
+    "OPEN",
+    "RESET",
+    "Interface",
+    "Payload",
+    "RequestHead",
+    "Side",
+    "StreamState",
+    "Wire",
+)
+
+#: Bytes of an answer.
+Payload = bytes | bytearray | memoryview
+
+
+class RequestHead:
+    """
+    A request's head, checked and decoded once, the same for every wire and interface.
+
+    :param method: as sent, such as ``GET``
+    :param target: the request target's bytes as sent
+    :param raw_path: the target's path, escapes kept
+    :param path: the path, decoded once as UTF-8
+    :param query: the target's query without ``?``, escapes kept
+    :param scheme: ``http`` or ``https``
+    :param authority: host and port, lower case, as the client named them
+    :param http_version: ``1.0``, ``1.1`` or ``2``
+    :param headers: byte pairs, names in lower case, in wire order with duplicates, ``host`` first
+    :param content_length: bytes of the body if the client said so
+    :param protocol: the token that an upgrade asks for, if any
+    :param client: address and port of the client; None on a unix socket
+    :param server: address and port that the connection came in on; a path and None on a unix socket
+    :param tls: the connection's ``ssl.SSLObject``, None without TLS
+    :param root_path: the prefix that a proxy publishes the application under
+    """
+
+    __slots__ = (
+        "authority",
+        "client",
+        "content_length",
+        "headers",
+        "http_version",
+        "method",
+        "path",
+        "protocol",
+        "query",
+        "raw_path",
+        "root_path",
+        "scheme",
+        "server",
+        "target",
+        "tls",
+    )
+
+    def __init__(
+        self,
+        method: str,
+        target: bytes,
+        raw_path: bytes,
+        path: str,
+        query: bytes,
+        scheme: str,
+        authority: str,
+        http_version: str,
+        headers: list[Header],
+        content_length: int | None = None,
+        protocol: str | None = None,
+        client: tuple[str, int] | None = None,
+        server: tuple[str, int | None] | None = None,
+        tls: Any = None,
+        root_path: str = "",
+    ) -> None:
+        self.method = method
+        self.target = target
+        self.raw_path = raw_path
+        self.path = path
+        self.query = query
+        self.scheme = scheme
+        self.authority = authority
+        self.http_version = http_version
+        self.headers = headers
+        self.content_length = content_length
+        self.protocol = protocol
+        self.client = client
+        self.server = server
+        self.tls = tls
+        self.root_path = root_path
+
+    def get(self, name: bytes) -> bytes | None:
+        """Return the first header of that lower-case name, or None."""
+        for key, value in self.headers:
+            if key == name:
+                return value
+        return None
+
+    def __repr__(self) -> str:
+        return f"<RequestHead {self.method} {self.target!r}>"
+
+
+class Wire(Protocol):
+    """
+    What a stream asks of its protocol: the whole difference between HTTP versions.
+
+    ``send_head``, ``send_informational``, ``reset`` and ``acknowledge`` return at once. The
+    others wait while the peer or the transport is slow, and raise :class:`PeerGone`.
+    """
+
+    def send_informational(
+        self, stream: StreamState, status: int, headers: Sequence[Header]
+    ) -> None:
+        """Send an interim response, 100 to 199."""
+
+    def send_head(
+        self, stream: StreamState, status: int, headers: Sequence[Header], length: int | None
+    ) -> None:
+        """Send the final head of a response whose body follows; ``length`` if it is known."""
+
+    async def send_response(
+        self, stream: StreamState, status: int, headers: Sequence[Header], body: Payload
+    ) -> None:
+        """Send a whole response in one write, and finish the stream."""
+
+    async def send_data(self, stream: StreamState, data: Payload) -> None:
+        """Send some of the body."""
+
+    async def end(self, stream: StreamState, trailers: Sequence[Header]) -> None:
+        """Finish the response."""
+
+    def reset(self, stream: StreamState, error: str) -> None:
+        """Give the stream up, so that the client cannot take what it got for a whole answer."""
+
+    def acknowledge(self, stream: StreamState, size: int) -> None:
+        """The application has consumed ``size`` bytes: the peer may send as many more."""
+
+
+class StreamState(RequestBody):
+    """
+    One request and its response.
+
+    :param head: the request's head
+    :param protocol: the connection's protocol
+    """
+
+    # Defaults live on the class: most streams never touch most of these, and making a stream is
+    # part of every request.
+    sending: Side = IDLE
+    #: Bytes of the response's body handed to the transport.
+    bytes_sent: int = 0
+    #: The response's status, 0 before its head.
+    status: int = 0
+    #: When the request's head was complete, by ``time.perf_counter``; 0.0 with the access log off.
+    started: float = 0.0
+    #: Whether the task ends when the client leaves; native streams say so, see ``lost``.
+    cancel_on_disconnect: bool = True
+
+    _gone: asyncio.Future[None] | None = None
+    _length_left: int | None = None
+    _bodyless: bool = False
+
+    def __init__(self, head: RequestHead, protocol: Wire) -> None:
+        self.head = head
+        self.protocol = protocol
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.head!r} {self.receiving.value}/{self.sending.value}>"
+
+    # -- What the backend puts in --------------------------------------------------------------
+
+    def lost(self) -> None:
+        """
+        The client is gone: wake the reader and whoever waits for this, and end the task.
+
+        A stream whose response is complete, or that was reset, is over; its task goes on.
+        """
+        over = self.sending is CLOSED or self.sending is RESET
+        self._give_up()
+        if self.cancel_on_disconnect and not over and self.task is not None:
+            self.task.cancel()
+
+    def _give_up(self) -> None:
+        if self.receiving is OPEN:
+            self.receiving = RESET
+        if self.sending is not CLOSED:
+            self.sending = RESET
+        self._wake_reader()
+        if self._gone is not None and not self._gone.done():
+            self._gone.set_result(None)
+
+    def consumed(self, size: int) -> None:
+        """That many bytes were taken, or will never be: the peer may send as many more."""
+        self.protocol.acknowledge(self, size)
+
+    def ask_for_body(self) -> None:
+        """The application wants the body that the client holds back (RFC 9110 section 10.1.1)."""
+        self.send_informational(100)
+
+    # -- The response --------------------------------------------------------------------------
+
+    def send_informational(self, status: int, headers: Sequence[Header] = ()) -> None:
+        """
+        Send an interim response, such as 103 Early Hints, ahead of the final one.
+
+        :param status: 100 to 199, but not 101
+        :raises InvalidResponse: for any other status or an illegal header
+        """
+        if not 100 <= status <= 199 or status == 101:
+            raise InvalidResponse(f"{status} is no interim status")
+        check_trailers(headers)
+        if self.sending is IDLE:
+            if status == 100:
+                self.continue_expected = False
+            self.protocol.send_informational(self, status, headers)
+
+    async def send_response(
+        self, status: int, headers: Sequence[Header], body: Payload = b""
+    ) -> None:
+        """
+        Send a whole response: one write, and no suspension while the client keeps up.
+
+        Date, Server and Content-Length are added. A tuple of headers is checked and rendered
+        once and then remembered, so constant heads should be tuples.
+
+        :raises InvalidResponse: if the head may not be sent; another may then be
+        :raises StreamStateError: if a head has been sent
+        :raises PeerGone: if the client left
+        """
+        if self.sending is not IDLE:
+            self._out_of_order("a response")
+        self.sending = OPEN
+        self.status = status
+        try:
+            await self.protocol.send_response(self, status, headers, body)
+        except InvalidResponse:
+            self._take_back()
+            raise
+
+    def send_head(self, status: int, headers: Sequence[Header]) -> None:
+        """
+        Send the head of a response whose body follows; raises as ``send_response`` does.
+
+        Without a Content-Length, the body ends where the stream ends.
+        """
+        if self.sending is not IDLE:
+            self._out_of_order("a head")
+        length = None
+        for name, value in headers:
+            if name == b"content-length" or name.lower() == b"content-length":
+                if not value.isdigit():
+                    raise InvalidResponse(f"content-length {value[:80]!r} is no number")
+                length = int(value)
+        self.sending = OPEN
+        self.status = status
+        self._bodyless = bodyless(self.head.method, status)
+        self._length_left = None if self._bodyless else length
+        try:
+            self.protocol.send_head(self, status, headers, length)
+        except InvalidResponse:
+            self._take_back()
+            raise
+
+    async def send_data(self, data: Payload) -> None:
+        """
+        Send some of the body; waits while the client or the transport is slow.
+
+        :raises InvalidResponse: if the body grows longer than its Content-Length
+        :raises StreamStateError: before the head or after the end
+        :raises PeerGone: if the client left
+        """
+        if self.sending is not OPEN:
+            self._out_of_order("data")
+        if not isinstance(data, bytes):
+            data = memoryview(data).cast("B")
+        size = len(data)
+        if not size or self._bodyless:
+            return
+        if self._length_left is not None:
+            if size > self._length_left:
+                raise InvalidResponse("the body is longer than its Content-Length")
+            self._length_left -= size
+        await self.protocol.send_data(self, data)
+
+    async def end(self, trailers: Sequence[Header] = ()) -> None:
+        """
+        Finish the response.
+
+        :param trailers: header lines after the body, where the protocol has them
+        :raises InvalidResponse: if the body is shorter than its Content-Length, or for an illegal
+            trailer; the stream is reset then
+        :raises PeerGone: if the client left
+        """
+        if self.sending is not OPEN:
+            self._out_of_order("an end")
+        try:
+            if self._length_left:
+                raise InvalidResponse("the body is shorter than its Content-Length")
+            if trailers:
+                check_trailers(trailers)
+        except InvalidResponse:
+            self.reset("the response is not whole")
+            raise
+        await self.protocol.end(self, trailers)
+
+    def finished(self) -> None:
+        """For the wire: the whole response has been handed over."""
+        self.sending = CLOSED
+        if self.receiving is OPEN:
+            self.discard()
+
+    def reset(self, error: str = "cancelled") -> None:
+        """
+        Give the stream up in both directions.
+
+        :param error: why, for the log
+        """
+        if self.sending in (CLOSED, RESET) and self.receiving is not OPEN:
+            return
+        self.protocol.reset(self, error)
+        self._give_up()
+
+    async def disconnected(self) -> None:
+        """Wait until the client is gone."""
+        if self.sending is RESET or self.receiving is RESET:
+            return
+        if self._gone is None:
+            self._gone = asyncio.get_running_loop().create_future()
+        await asyncio.shield(self._gone)
+
+    def _take_back(self) -> None:
+        self.sending = IDLE
+        self.status = 0
+        self._length_left = None
+
+    def _out_of_order(self, what: str) -> None:
+        if self.sending is RESET:
+            raise PeerGone
+        place = "before the head" if self.sending is IDLE else "after another head"
+        if self.sending is CLOSED:
+            place = "after the end"
+        raise StreamStateError(f"{what} {place} of the response")
+
+
+#: An application interface: takes a stream, answers it, and returns when it has.
+Interface = Callable[[StreamState], Awaitable[None]]
