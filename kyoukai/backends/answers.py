@@ -1,0 +1,136 @@
+"""
+Heads of answers as HTTP/1.1 bytes, and the answers that the server gives by itself.
+
+A head that an application sends again and again is checked and rendered once a second: the date
+is part of it.
+"""
+
+from __future__ import annotations
+
+import time
+from email.utils import formatdate
+from functools import lru_cache
+from http import HTTPStatus
+from typing import TYPE_CHECKING
+
+from kyoukai.exceptions import InvalidResponse
+from kyoukai.rules import check_response_head
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from kyoukai.rules import Header
+
+__all__ = ("ResponseHeads", "http_date", "reason", "refusal", "response_heads")
+
+#: Headers of an answer that belong to the connection, which is the server's.
+_HOP_BY_HOP = frozenset((b"connection", b"keep-alive", b"proxy-connection", b"transfer-encoding"))
+#: Constant heads remembered at once.
+_REMEMBERED = 512
+
+_REASONS = {status.value: status.phrase.encode() for status in HTTPStatus}
+_REASONS[413] = b"Content Too Large"  # RFC 9110's names, which older Pythons lack
+_REASONS[422] = b"Unprocessable Content"
+
+
+def reason(status: int) -> bytes:
+    """Return the reason phrase of a status, empty for an unknown one."""
+    return _REASONS.get(status, b"")
+
+
+def refusal(status: int, detail: str = "") -> tuple[int, tuple[Header, ...], bytes]:
+    """
+    Return status, headers and body of an answer that the server gives by itself.
+
+    :param status: the HTTP status
+    :param detail: one sentence that says why
+    """
+    headers: tuple[Header, ...] = ((b"content-type", b"text/plain; charset=utf-8"),)
+    if status == 405:
+        headers += ((b"allow", b"GET, HEAD, OPTIONS"),)
+    elif status == 503:
+        headers += ((b"retry-after", b"1"),)
+    body = reason(status) + b"\n"
+    if detail:
+        body += detail.encode() + b"\n"
+    return status, headers, body
+
+
+def http_date(now: int) -> bytes:
+    """Return a time as the Date header has it (RFC 9110 section 5.6.7)."""
+    return formatdate(now, usegmt=True).encode()
+
+
+class ResponseHeads:
+    """
+    Renders heads, up to the headers that depend on the body and the connection.
+
+    :param server_header: value of the Server header, or None for no such header
+    """
+
+    def __init__(self, server_header: str | None) -> None:
+        self._server = None if server_header is None else server_header.encode()
+        self._second = 0
+        self._date = b""
+        self._known: dict[
+            tuple[int, Sequence[Header]], tuple[bytes, int | None, bool]
+        ] = {}
+
+    def render(self, status: int, headers: Sequence[Header]) -> tuple[bytes, int | None, bool]:
+        """
+        Check and render a head.
+
+        :param status: the HTTP status
+        :param headers: byte pairs; a tuple of them is remembered
+        :return: the bytes, without Content-Length, Connection and the blank line; the
+            Content-Length among the headers; whether they ask to close the connection
+        :raises InvalidResponse: if it may not be sent
+        """
+        now = int(time.time())
+        if now != self._second:
+            self._second = now
+            self._date = http_date(now)
+            self._known.clear()
+        if type(headers) is not tuple:
+            return self._render(status, headers)
+        key = (status, headers)
+        try:
+            return self._known[key]
+        except KeyError:
+            rendered = self._render(status, headers)
+            if len(self._known) < _REMEMBERED:
+                self._known[key] = rendered
+            return rendered
+        except TypeError:  # a header that cannot be hashed is no pair of bytes
+            return self._render(status, headers)
+
+    def _render(self, status: int, headers: Sequence[Header]) -> tuple[bytes, int | None, bool]:
+        check_response_head(status, headers)
+        length: int | None = None
+        close = date = server = False
+        lines = [b"HTTP/1.1 %d %b\r\n" % (status, reason(status))]
+        for name, value in headers:
+            lower = name.lower()
+            if lower in _HOP_BY_HOP:
+                if lower == b"connection" and b"close" in value.lower():
+                    close = True
+                continue
+            if lower == b"content-length":
+                if not value.isdigit() or (length is not None and length != int(value)):
+                    raise InvalidResponse(f"content-length {value[:80]!r} is no number")
+                length = int(value)
+                continue
+            date = date or lower == b"date"
+            server = server or lower == b"server"
+            lines.append(b"%b: %b\r\n" % (name, value))
+        if not date:
+            lines.append(b"date: %b\r\n" % self._date)
+        if not server and self._server is not None:
+            lines.append(b"server: %b\r\n" % self._server)
+        return b"".join(lines), length, close
+
+
+@lru_cache(maxsize=16)
+def response_heads(server_header: str | None) -> ResponseHeads:
+    """Return the renderer that every server with this Server header shares."""
+    return ResponseHeads(server_header)

@@ -1,0 +1,412 @@
+"""
+What every wire shares: the registry of connections, tasks, deadlines, backpressure, shutdown.
+
+A backend subclasses :class:`BaseProtocol`, turns bytes into streams and starts each with
+``start_stream``. Everything that is not about one protocol's bytes happens here, once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from abc import ABC, abstractmethod
+from time import perf_counter
+from typing import TYPE_CHECKING, Any, Protocol, cast
+
+from kyoukai.backends.answers import refusal
+from kyoukai.exceptions import PeerGone
+from kyoukai.rules import FORWARDED, check_authority, forwarded_client, is_trusted
+from kyoukai.stream import IDLE, OPEN, Interface, StreamState
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from asphalt.core import Context
+
+    from kyoukai.config import ServerConfig
+    from kyoukai.rules import Header
+
+__all__ = ("NEVER", "BaseProtocol", "Component", "Connections")
+
+logger = logging.getLogger("kyoukai.server")
+
+#: A deadline that does not come.
+NEVER = float("inf")
+
+#: Seconds that an idle connection keeps at shutdown for a request that is already on its way.
+_LAST_CALL = 0.25
+
+
+class Component(Protocol):
+    """What a protocol needs of the component that it serves."""
+
+    @property
+    def config(self) -> ServerConfig:
+        """The server's settings."""
+
+    @property
+    def interface(self) -> Interface:
+        """The application."""
+
+    @property
+    def connections(self) -> Connections:
+        """The registry of the server's connections."""
+
+    def log_access(self, stream: StreamState) -> None:
+        """Write a line for a stream whose response is complete, or was given up."""
+
+
+class Connections:
+    """
+    One server's open connections and running tasks.
+
+    :param limit: connections at once; None for no limit
+    """
+
+    def __init__(self, limit: int | None = None) -> None:
+        self.limit = limit
+        self.open: set[BaseProtocol] = set()
+        self.tasks: set[asyncio.Task[None]] = set()
+        #: Whether the server is stopping.
+        self.closing = False
+        #: Connections turned away at the limit.
+        self.full_refused = 0
+        self.on_made: Callable[[BaseProtocol], None] | None = None
+        self.on_lost: Callable[[BaseProtocol], None] | None = None
+        self._idle: asyncio.Event | None = None
+
+    def __len__(self) -> int:
+        return len(self.open)
+
+    def add(self, protocol: BaseProtocol) -> bool:
+        """Register a connection; False if there are too many, or the server is stopping."""
+        if self.closing or (self.limit is not None and len(self.open) >= self.limit):
+            self.full_refused += 1
+            return False
+        self.open.add(protocol)
+        if self.on_made is not None:
+            self.on_made(protocol)
+        return True
+
+    def discard(self, protocol: BaseProtocol) -> None:
+        """Take a connection off the registry."""
+        if protocol in self.open:
+            self.open.discard(protocol)
+            if self.on_lost is not None:
+                self.on_lost(protocol)
+            self._check_idle()
+
+    def task_done(self, task: asyncio.Task[None]) -> None:
+        """Take a task off the registry."""
+        self.tasks.discard(task)
+        if self._idle is not None:
+            self._check_idle()
+
+    def shutdown(self) -> None:
+        """Tell every connection to finish: idle ones close, busy ones after their answer."""
+        self.closing = True
+        for protocol in tuple(self.open):
+            protocol.shutdown()
+
+    async def wait_idle(self) -> None:
+        """Wait until no connection and no task is left."""
+        if self._idle is None:
+            self._idle = asyncio.Event()
+        self._check_idle()
+        await self._idle.wait()
+
+    def abort(self) -> None:
+        """Cancel every task and cut every connection."""
+        for task in tuple(self.tasks):
+            task.cancel()
+        for protocol in tuple(self.open):
+            protocol.abort()
+
+    def _check_idle(self) -> None:
+        if self._idle is not None:
+            if self.open or self.tasks:
+                self._idle.clear()
+            else:
+                self._idle.set()
+
+
+class BaseProtocol(asyncio.Protocol, ABC):
+    """
+    One connection, whatever it speaks.
+
+    :param component: what it serves, see :class:`Component`
+    :param parent_context: the Asphalt context that requests are children of; for protocols made
+        by hand, as the interface of a component knows its own
+    """
+
+    transport: asyncio.Transport
+    client: tuple[str, int] | None = None
+    server: tuple[str, int | None] | None = None
+    tls: Any = None
+    scheme: str = "http"
+    #: Whether the transport is closed.
+    is_lost: bool = False
+    #: Whether the connection takes no more requests.
+    closing: bool = False
+    write_paused: bool = False
+    reading_paused: bool = False
+
+    _read_deadline: float = NEVER
+    _write_deadline: float = NEVER
+    _timer: asyncio.TimerHandle | None = None
+    _timer_at: float = NEVER
+    _unsent: int = 0
+
+    def __init__(self, component: Component, parent_context: Context | None = None) -> None:
+        self.component = component
+        self.parent_context = parent_context
+        self.config = component.config
+        self.interface = component.interface
+        self.connections = component.connections
+        self.loop = asyncio.get_running_loop()
+        self._logs_access = component.config.access_log
+        self._write_waiters: list[asyncio.Future[None]] = []
+
+    # -- Transport callbacks -------------------------------------------------------------------
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """A client has connected."""
+        self.transport = cast(asyncio.Transport, transport)
+        if not self.connections.add(self):
+            self.is_lost = True
+            self.refuse_connection()
+            return
+        self.transport.set_write_buffer_limits(high=self.config.write_buffer_size)
+        info = transport.get_extra_info
+        self.tls = info("ssl_object")
+        if self.tls is not None:
+            self.scheme = "https"
+        peer, local = info("peername"), info("sockname")
+        if isinstance(peer, tuple | list):
+            self.client = (peer[0], peer[1])
+        if isinstance(local, tuple | list):
+            self.server = (local[0], local[1])
+        elif isinstance(local, str) and local:
+            self.server = (local, None)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """The connection is closed: every stream in progress has lost its client."""
+        if self.is_lost and self not in self.connections.open:
+            return
+        self.is_lost = True
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        self._wake_writers()
+        self.streams_lost()
+        self.connections.discard(self)
+
+    def pause_writing(self) -> None:
+        """The transport's buffer is full."""
+        self.write_paused = True
+        self.watch_writes()
+
+    def resume_writing(self) -> None:
+        """The transport's buffer has drained."""
+        self.write_paused = False
+        self._write_deadline = NEVER
+        self._wake_writers()
+
+    async def drain(self) -> None:
+        """
+        Wait until the transport takes more.
+
+        :raises PeerGone: if the client left, or took nothing for ``send_stall_timeout``
+        """
+        while self.write_paused and not self.is_lost:
+            waiter = self.loop.create_future()
+            self._write_waiters.append(waiter)
+            await waiter
+        if self.is_lost:
+            raise PeerGone
+
+    def _wake_writers(self) -> None:
+        waiters, self._write_waiters = self._write_waiters, []
+        for waiter in waiters:
+            if not waiter.done():
+                waiter.set_result(None)
+
+    def pause_reading(self) -> None:
+        """Take nothing more from the client for now."""
+        if not self.reading_paused and not self.transport.is_closing():
+            self.reading_paused = True
+            self.transport.pause_reading()
+
+    def resume_reading(self) -> None:
+        """Take from the client again."""
+        if self.reading_paused and not self.transport.is_closing():
+            self.reading_paused = False
+            self.transport.resume_reading()
+
+    # -- Deadlines -----------------------------------------------------------------------------
+    # One timer serves both. Deadlines move with every request, so they are only noted; the timer
+    # looks at them when it fires and sets itself again.
+
+    def set_read_deadline(self, seconds: float) -> None:
+        """Call ``read_timed_out`` after that many seconds, unless the deadline moves."""
+        self._read_deadline = deadline = self.loop.time() + seconds
+        if self._timer is None or self._timer_at > deadline:
+            self._arm(deadline)
+
+    def clear_read_deadline(self) -> None:
+        """Wait for the client without limit."""
+        self._read_deadline = NEVER
+
+    def watch_writes(self) -> None:
+        """Cut the connection if the client takes nothing for ``send_stall_timeout``."""
+        self._unsent = self.transport.get_write_buffer_size()
+        self._write_deadline = deadline = self.loop.time() + self.config.send_stall_timeout
+        if self._timer is None or self._timer_at > deadline:
+            self._arm(deadline)
+
+    def _arm(self, deadline: float) -> None:
+        """Let the timer fire by then."""
+        if self._timer is not None:
+            if self._timer_at <= deadline:
+                return
+            self._timer.cancel()
+        self._timer_at = deadline
+        self._timer = self.loop.call_at(deadline, self._timer_fired)
+
+    def _timer_fired(self) -> None:
+        self._timer = None
+        if self.is_lost:
+            return
+        now = self.loop.time() + 0.001  # the clock of a loop is cached, and may be a tick behind
+        if self._write_deadline <= now:
+            self._write_deadline = NEVER
+            unsent = self.transport.get_write_buffer_size()
+            if unsent >= self._unsent > 0:
+                self.abort()
+                return
+            if unsent:
+                self.watch_writes()
+        if self._read_deadline <= now:
+            self._read_deadline = NEVER
+            self.read_timed_out()
+        deadline = min(self._read_deadline, self._write_deadline)
+        if deadline != NEVER:
+            self._arm(deadline)
+
+    # -- Closing -------------------------------------------------------------------------------
+
+    def close(self, error_code: int = 0) -> None:
+        """Close the connection once what has been written is sent."""
+        if not self.transport.is_closing():
+            if self.transport.get_write_buffer_size():
+                self.watch_writes()
+            self._read_deadline = NEVER
+            self.transport.close()
+
+    def abort(self) -> None:
+        """Cut the connection at once."""
+        self.transport.abort()
+
+    def shutdown(self) -> None:
+        """Take no further requests; close when the last answer is out."""
+        self.closing = True
+        if self.is_idle():
+            self.set_read_deadline(_LAST_CALL)
+
+    # -- What a backend defines ----------------------------------------------------------------
+
+    @abstractmethod
+    def is_idle(self) -> bool:
+        """Whether no request is in progress, not even in part."""
+
+    @abstractmethod
+    def read_timed_out(self) -> None:
+        """The read deadline has passed."""
+
+    @abstractmethod
+    def streams_lost(self) -> None:
+        """The connection is closed: call ``lost`` on every stream in progress."""
+
+    def refuse_connection(self) -> None:
+        """There are too many connections: say so, where the protocol can, and close."""
+        self.transport.close()
+
+    # -- Heads ---------------------------------------------------------------------------------
+
+    def own_authority(self) -> str:
+        """The server's own address, for a request that may name no host."""
+        if self.server is None or self.server[1] is None:
+            return "localhost"
+        host, port = self.server
+        return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+    def apply_forwarded(
+        self, headers: list[Header], authority: str
+    ) -> tuple[list[Header], tuple[str, int] | None, str, str]:
+        """
+        Believe a trusted proxy what it says of the client; from all others, remove it.
+
+        :param headers: the request's headers, host first, with forwarding ones among them
+        :param authority: the authority so far
+        :return: headers, client, scheme and authority to go on with
+        """
+        trusted = self.config.trusted_proxies
+        peer = self.client[0] if self.client is not None else "unix"
+        if not trusted or not is_trusted(peer, trusted):
+            kept = [pair for pair in headers if pair[0] not in FORWARDED]
+            return kept, self.client, self.scheme, authority
+        address, scheme, host = forwarded_client(headers, trusted)
+        if host is not None:
+            authority = check_authority(host.encode("latin-1"))
+            headers[0] = (b"host", authority.encode())
+        client = (address, 0) if address is not None else self.client
+        return headers, client, scheme or self.scheme, authority
+
+    # -- Streams -------------------------------------------------------------------------------
+
+    def start_stream(self, stream: StreamState, interface: Interface | None = None) -> None:
+        """
+        Answer a stream in a task of its own.
+
+        :param interface: what answers, instead of the component's interface
+        """
+        if self._logs_access:
+            stream.started = perf_counter()
+        task = self.loop.create_task(self.run_stream(stream, interface or self.interface))
+        stream.task = task
+        self.connections.tasks.add(task)
+
+    async def run_stream(self, stream: StreamState, interface: Interface) -> None:
+        """Run an interface, and see to it that the stream ends whatever happens."""
+        try:
+            await interface(stream)
+            if stream.sending is IDLE:
+                logger.error("%s %s: the application sent no answer", *_where(stream))
+            elif stream.sending is OPEN:
+                logger.error("%s %s: the application did not end its answer", *_where(stream))
+        except PeerGone:
+            pass
+        except asyncio.CancelledError:
+            if self.is_lost or self.connections.closing:
+                stream.reset("cancelled")
+            elif stream.sending is IDLE:
+                logger.error("%s %s: the application was cancelled", *_where(stream))
+        except Exception:
+            logger.exception("%s %s: unhandled error in the application", *_where(stream))
+        try:
+            if stream.sending is IDLE:
+                await stream.send_response(*refusal(500))
+            elif stream.sending is OPEN:
+                stream.reset("the answer is not whole")
+        except PeerGone:
+            pass
+        finally:
+            stream.close()
+            task = stream.task
+            stream.task = None
+            if task is not None:
+                self.connections.task_done(task)
+
+
+def _where(stream: StreamState) -> tuple[str, str]:
+    return stream.head.method, stream.head.target[:200].decode("ascii", "backslashreplace")

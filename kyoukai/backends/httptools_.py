@@ -1,0 +1,606 @@
+"""
+HTTP/1.1 (RFC 9112) on httptools.
+
+httptools cannot pause, and its errors do not say where they were. So the parser never sees more
+than one message: between messages it gets bytes up to the next blank line, then the body by its
+remaining length, or, chunked, up to the next blank line again. What it accepts and should not is
+refused by ``_open_stream`` and :mod:`kyoukai.rules`.
+
+Requests of one connection are parsed ahead (``max_pipelined``) but answered one after the other,
+in order. An error is answered in its turn too, and ends the connection.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from enum import Enum
+from typing import TYPE_CHECKING
+
+import httptools
+
+from kyoukai.backends.base import NEVER, Component
+from kyoukai.backends.http1 import DISCARD_LIMIT, SLICE, H1State, Http1Protocol
+from kyoukai.exceptions import BodyMalformed, BodyTimeout, ProtocolError
+from kyoukai.rules import FORWARDED, check_authority, decode_path, field_name, split_target
+from kyoukai.stream import CLOSED, OPEN, RequestHead, StreamState
+
+if TYPE_CHECKING:
+    from asphalt.core import Context
+
+    from kyoukai.rules import Header
+
+__all__ = ("PROTOCOL_CLASS", "HttpToolsProtocol")
+
+PROTOCOL_CLASS = "HttpToolsProtocol"
+
+
+class Phase(Enum):
+    """What the next bytes from the client are."""
+
+    HEAD = "head"
+    BODY = "body"
+    CHUNKED = "chunked"
+    DROPPED = "dropped"
+
+
+HEAD, BODY, CHUNKED, DROPPED = Phase
+
+#: Seconds between two looks at the rate of a body.
+_RATE_TICK = 1.0
+#: Bytes of chunk framing that are free for each chunk.
+_CHUNK_ALLOWANCE = 16
+#: What a request line starts with; anything else, such as a TLS handshake, is refused at once.
+_FIRST_BYTES = frozenset(b"ABCDEFGHIJKLMNOPQRSTUVWXYZ")
+#: Headers that decide the framing or the connection's fate.
+_SPECIAL = FORWARDED | {
+    b"connection",
+    b"content-length",
+    b"expect",
+    b"host",
+    b"transfer-encoding",
+    b"upgrade",
+}
+
+_methods: dict[bytes, str] = {}
+
+
+class HttpToolsProtocol(Http1Protocol):
+    """
+    One HTTP/1.x connection.
+
+    :param component: what it serves
+    :param parent_context: the Asphalt context of its requests' contexts
+    """
+
+    _dropped: bool = False
+    _parsing: bool = False
+    # The head that is being parsed: bytes fed, blank lines before it, whether its time runs.
+    _fed: int = 0
+    _blank: int = 0
+    _searched: int = 0
+    _timed: bool = False
+    _twice: bool = False
+    _head_done: bool = False
+    _requests: int = 0
+    # The body that is being parsed.
+    _message_done: bool = False
+    _remaining: int = 0
+    _discarded: int = 0
+    _asked: float = 0.0
+    _looked: float = 0.0
+    # The chunks that are being parsed.
+    _tail: bytes = b""
+    _excess: int = 0
+    _chunks: int = 0
+    _chunk_bytes: int = 0
+    _trailer_bytes: int = 0
+
+    def __init__(self, component: Component, parent_context: Context | None = None) -> None:
+        super().__init__(component, parent_context)
+        self._phase = HEAD
+        self._buffer = bytearray()
+        #: The request that the next bytes belong to.
+        self._incoming: H1State | None = None
+        self._parser = httptools.HttpRequestParser(self)
+        self._target = b""
+        self._headers: list[Header] = []
+        self._special: dict[bytes, bytes] = {}
+
+    # -- Transport callbacks -------------------------------------------------------------------
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """A client has connected: its first head is due."""
+        super().connection_made(transport)
+        if not self.is_lost:
+            self.set_read_deadline(self.config.header_timeout)
+
+    def data_received(self, data: bytes) -> None:
+        """Bytes from the client."""
+        # The common case: one whole head, no body, and nothing before it.
+        if (
+            self._phase is HEAD
+            and not self._buffer
+            and data[-4:] == b"\r\n\r\n"
+            and data.find(b"\r\n\r\n") == len(data) - 4
+            and self._fed + len(data) <= self.config.max_head_size
+            and not self._streams
+        ):
+            self._feed_head(data)
+        else:
+            self._buffer += data
+            self._parse()
+
+    def eof_received(self) -> bool:
+        """
+        The client sends no more.
+
+        :return: whether the transport stays open: over TCP, for the answers that are due
+        """
+        if self.tls is not None or self._lingering:
+            return False
+        incoming = self._incoming
+        if incoming is not None and incoming.sending is not CLOSED:
+            # A request that is cut short is a disconnect; those before it are still answered.
+            self._incoming = None
+            if self._streams[0] is incoming:
+                return False
+            self._streams.pop().lost()
+        self._phase = DROPPED
+        self._half_closed = True
+        self._read_deadline = NEVER
+        return bool(self._streams) and self._streams[0].sending is not CLOSED
+
+    # -- Bytes to requests ---------------------------------------------------------------------
+
+    def _parse(self) -> None:
+        """Feed the parser, one message at a time, as far as there is room for requests."""
+        if self._parsing:
+            return
+        self._parsing = True
+        buffer = self._buffer
+        try:
+            while buffer and not self.is_lost:
+                if self._phase is HEAD:
+                    if len(self._streams) >= self.config.max_pipelined:
+                        break
+                    if not self._parse_head(buffer):
+                        break
+                elif self._phase is BODY:
+                    data = bytes(memoryview(buffer)[: self._remaining])
+                    del buffer[: self._remaining]
+                    self._remaining -= len(data)
+                    self._parser.feed_data(data)
+                    if self._message_done:
+                        self._message_complete()
+                elif self._phase is CHUNKED:
+                    end = self._chunked_end(buffer)
+                    data = bytes(memoryview(buffer)[:end])
+                    del buffer[:end]
+                    self._feed_chunks(data)
+                else:
+                    self._dropped = True
+                    buffer.clear()
+        finally:
+            self._parsing = False
+        self._check_reading()
+
+    def _parse_head(self, buffer: bytearray) -> bool:
+        """Feed the next whole lines of a head; False if none is there yet."""
+        config = self.config
+        if not self._fed:
+            if buffer[0] in b"\r\n":  # blank lines before a request (RFC 9112 section 2.2)
+                size = len(buffer) - len(buffer.lstrip(b"\r\n"))
+                del buffer[:size]
+                self._blank += size
+                if self._blank > config.max_head_size:
+                    self._refuse(400, "The request line is missing.")
+                return True
+            if buffer[0] not in _FIRST_BYTES:
+                self._refuse(400, "The request line is not valid.")
+                return True
+        end = buffer.find(b"\r\n\r\n", max(0, self._searched - 3))
+        if end >= 0:
+            end += 4
+        else:
+            # Whole lines are fed as they come, so that a broken one is answered at once.
+            end = buffer.rfind(b"\n", self._searched) + 1
+        if not self._fed and (end or len(buffer)) > config.max_target_size:
+            line = buffer.find(b"\n") if end else len(buffer)
+            if line > config.max_target_size + len("OPTIONS  HTTP/1.1\r") + 9:
+                self._refuse(414, "The request target is too long.")
+                return True
+        if self._fed + (end or len(buffer)) > config.max_head_size:
+            self._refuse(431, "The request's head is too large.")
+            return True
+        if end:
+            data = bytes(memoryview(buffer)[:end])
+            del buffer[:end]
+            self._searched = 0
+            self._feed_head(data)
+        else:
+            self._searched = len(buffer)
+        if (self._fed or not end) and not self._timed and self._phase is HEAD:
+            self._timed = True
+            self.set_read_deadline(config.header_timeout)
+        return bool(end)
+
+    def _feed_head(self, data: bytes) -> None:
+        upgrade = False
+        self._fed += len(data)
+        try:
+            self._parser.feed_data(data)
+        except httptools.HttpParserUpgrade:
+            upgrade = True
+        except httptools.HttpParserError:
+            preface = data.startswith(b"PRI * HTTP/2.0\r\n")
+            self._refuse(505 if preface else 400, "The request is malformed.")
+            return
+        try:
+            if len(self._target) > self.config.max_target_size:
+                raise ProtocolError(414, "The request target is too long.")
+            if len(self._headers) > self.config.max_headers:
+                raise ProtocolError(431, "The request has too many headers.")
+            if self._head_done:
+                self._open_stream(upgrade)
+        except ProtocolError as error:
+            self._refuse(error.status, error.detail)
+
+    def _open_stream(self, upgrade: bool) -> None:
+        """A head is complete: apply the rules, decide the framing, start the stream."""
+        parser, special, headers, target = self._parser, self._special, self._headers, self._target
+        name = parser.get_method()
+        method = _methods.get(name) or _methods.setdefault(name, name.decode())
+        version: str = parser.get_http_version()
+        closes = version != "1.1"
+        if closes and version != "1.0":
+            raise ProtocolError(505, "Only HTTP/1.0 and HTTP/1.1 are spoken here.")
+        if method == "CONNECT":
+            raise ProtocolError(405, "This server is no proxy.")
+        if method == "SOURCE":
+            raise ProtocolError(400, "The request line is not valid.")
+        if target[0] == 47 and b"#" not in target:  # "/path?query", as nearly always
+            absolute = b""
+            raw_path, _, query = target.partition(b"?")
+        else:
+            absolute, raw_path, query = split_target(target, method)
+
+        # Exactly one valid host; that of an absolute target wins (RFC 9112 section 3.2).
+        if self._twice:
+            raise ProtocolError(400, "A header that must be single came twice.")
+        host = special.get(b"host")
+        if host is not None:
+            authority = check_authority(host)
+            if absolute:
+                authority = check_authority(absolute)
+                host = absolute
+            if headers[0][0] != b"host" or absolute:
+                headers = [pair for pair in headers if pair[0] != b"host"]
+                headers.insert(0, (b"host", host))
+        elif version == "1.1":
+            raise ProtocolError(400, "The Host is missing.")
+        else:
+            authority = check_authority(absolute) if absolute else self.own_authority()
+            headers.insert(0, (b"host", authority.encode()))
+
+        length = protocol = expect = None
+        chunked = False
+        scheme, client = self.scheme, self.client
+        if len(special) > 1 or host is None:
+            if b"connection" in special:
+                options = [part.strip() for part in special[b"connection"].lower().split(b",")]
+                if b"close" in options:
+                    closes = True
+                elif b"keep-alive" in options:
+                    closes = False
+                if b"upgrade" in options and b"upgrade" in special:
+                    protocol = special[b"upgrade"].decode("latin-1").lower()
+            if b"transfer-encoding" in special:
+                if version == "1.0":
+                    raise ProtocolError(400, "HTTP/1.0 has no Transfer-Encoding.")
+                if special[b"transfer-encoding"].lower() != b"chunked":
+                    raise ProtocolError(501, "The only Transfer-Encoding here is 'chunked'.")
+                chunked = True
+            elif b"content-length" in special:
+                length = int(special[b"content-length"])
+            expect = special.get(b"expect")
+            if expect is not None and expect.lower() != b"100-continue":
+                raise ProtocolError(417, "The only expectation met here is '100-continue'.")
+            if not FORWARDED.isdisjoint(special):
+                headers, client, scheme, authority = self.apply_forwarded(headers, authority)
+
+        stream = H1State(
+            RequestHead(
+                method,
+                target,
+                raw_path,
+                decode_path(raw_path),
+                query,
+                scheme,
+                authority,
+                version,
+                headers,
+                length,
+                protocol,
+                client,
+                self.server,
+                self.tls,
+                self.config.root_path,
+            ),
+            self,
+        )
+        limit = self.config.max_requests_per_connection
+        if limit:
+            self._requests += 1
+            closes = closes or self._requests >= limit
+        if closes:
+            stream.closes = True
+        self._reset_head()
+        if upgrade:
+            # Not taken: this parser cannot go on, so a fresh one frames the body.
+            self._new_parser(chunked, length)
+        if chunked or length:
+            self._start_body(stream, chunked, length or 0, expect is not None)
+        else:
+            stream.receiving = CLOSED
+            self._read_deadline = NEVER
+            if closes:
+                self._phase = DROPPED
+        self.enqueue(stream)
+
+    def _reset_head(self) -> None:
+        self._fed = self._blank = 0
+        self._head_done = self._message_done = self._timed = False
+        self._target = b""
+        self._headers = []
+        self._special = {}
+
+    def _new_parser(self, chunked: bool, length: int | None) -> None:
+        self._parser = httptools.HttpRequestParser(self)
+        if chunked:
+            self._parser.feed_data(b"POST / HTTP/1.1\r\ntransfer-encoding: chunked\r\n\r\n")
+        elif length:
+            self._parser.feed_data(b"POST / HTTP/1.1\r\ncontent-length: %d\r\n\r\n" % length)
+        self._reset_head()
+
+    # -- Bodies --------------------------------------------------------------------------------
+
+    def _start_body(self, stream: H1State, chunked: bool, length: int, expect: bool) -> None:
+        self._incoming = stream
+        self._phase = CHUNKED if chunked else BODY
+        self._remaining = length
+        self._discarded = self._excess = self._trailer_bytes = 0
+        self._tail = b""
+        self._asked = 0.0
+        self._looked = self.loop.time()
+        stream.continue_expected = (
+            expect and stream.head.http_version == "1.1" and not self._buffer
+        )
+        self.set_read_deadline(_RATE_TICK)
+
+    def _chunked_end(self, buffer: bytearray) -> int:
+        """
+        Return how much of the buffer the parser may have.
+
+        A chunked message ends with a blank line: up to the next one there is no second message.
+        """
+        joint = (self._tail + buffer[:3]).find(b"\r\n\r\n")
+        if joint >= 0:
+            return joint + 4 - len(self._tail)
+        end = buffer.find(b"\r\n\r\n", 0, SLICE)
+        return end + 4 if end >= 0 else min(len(buffer), SLICE)
+
+    def _feed_chunks(self, data: bytes) -> None:
+        config = self.config
+        self._chunk_bytes = self._chunks = 0
+        trailers = self._trailer_bytes
+        try:
+            self._parser.feed_data(data)
+        except httptools.HttpParserError:
+            self._body_broken("The chunked body is malformed.")
+            return
+        framing = len(data) - self._chunk_bytes - (self._trailer_bytes - trailers)
+        free = _CHUNK_ALLOWANCE * self._chunks + 2 * self._chunk_bytes
+        self._excess = max(0, self._excess + framing - free)
+        if self._excess > config.max_chunk_overhead:
+            self._body_broken("The chunked body has too much framing.")
+        elif len(self._headers) > config.max_headers or self._trailer_bytes > config.max_head_size:
+            self._body_broken("The request's trailers are too large.")
+        elif self._message_done:
+            self._message_complete()
+        else:
+            self._tail = (self._tail + data[-3:])[-3:]
+
+    def _message_complete(self) -> None:
+        stream = self._incoming
+        assert stream is not None
+        self._incoming = None
+        self._phase = DROPPED if stream.closes else HEAD
+        self._read_deadline = NEVER
+        if self._headers:
+            stream.trailers = self._headers
+        self._reset_head()
+        stream.continue_expected = False
+        stream.stream_complete()
+        if stream.sending is CLOSED:
+            self.exchange_complete(stream)
+
+    def _body_broken(self, detail: str) -> None:
+        """The framing is lost: nothing that follows can be told apart."""
+        stream = self._incoming
+        assert stream is not None
+        self._phase = DROPPED
+        self._read_deadline = NEVER
+        stream.closes = True
+        stream.body_failed(BodyMalformed(detail))
+        if stream.sending is CLOSED:
+            self.linger()
+
+    def _check_reading(self) -> None:
+        """Stop reading while the application is behind; go on when it is not."""
+        incoming = self._incoming
+        waiting = len(self._buffer) + (0 if incoming is None else incoming.buffered)
+        limit = self.config.read_buffer_size
+        if waiting > limit:
+            if not self.reading_paused:
+                self._count_asked()
+                self.pause_reading()
+        elif self.reading_paused and waiting <= limit // 2:
+            self._looked = self.loop.time()
+            self.resume_reading()
+
+    def acknowledge(self, stream: StreamState, size: int) -> None:
+        """The application has consumed some of a body, or nobody will."""
+        if stream is not self._incoming:
+            return
+        if stream.sending is CLOSED:
+            self._discarded += size
+            if self._discarded > DISCARD_LIMIT and not self._lingering:
+                self.linger()
+                return
+        if self.reading_paused and not self._parsing:
+            self._check_reading()
+
+    # -- Time-outs -----------------------------------------------------------------------------
+
+    def read_timed_out(self) -> None:
+        """A head, a body or the next request is late."""
+        stream = self._incoming
+        if self._lingering:
+            self.lingered()
+        elif stream is not None:
+            if stream.sending is CLOSED:
+                self.linger()
+            else:
+                self._check_rate(stream)
+        elif self._streams:
+            pass  # answers are due first; the head that is late gets its time after them
+        elif self._fed or self._buffer:
+            self._refuse(408, "The request's head took too long.")
+        else:
+            self.close()
+
+    def _count_asked(self) -> None:
+        """Add the time since the last look, if the server was asking for the body in it."""
+        now = self.loop.time()
+        stream = self._incoming
+        if not self.reading_paused and stream is not None and not stream.continue_expected:
+            self._asked += now - self._looked
+        self._looked = now
+
+    def _check_rate(self, stream: H1State) -> None:
+        """Hold the client to ``min_body_rate`` over the time in which the server was asking."""
+        self._count_asked()
+        slow = stream.received < self.config.min_body_rate * self._asked
+        if slow and self._asked >= self.config.min_body_grace:
+            self._phase = DROPPED
+            stream.closes = True
+            stream.body_failed(BodyTimeout("the body arrives too slowly"))
+        else:
+            self.set_read_deadline(_RATE_TICK)
+
+    # -- Parser callbacks ----------------------------------------------------------------------
+    # An exception in one of these would leave feed_data in disguise: nothing is decided here.
+
+    def on_url(self, url: bytes) -> None:
+        """A piece of the request's target."""
+        self._target += url
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """A header, or after the head, a trailer."""
+        known = field_name(name)
+        value = value.rstrip(b" \t")
+        if self._incoming is not None:
+            self._trailer_bytes += len(name) + len(value) + 4
+            if known in _SPECIAL:
+                return
+        elif known in _SPECIAL:
+            before = self._special.get(known)
+            if before is not None:
+                if known == b"host" or known == b"transfer-encoding":
+                    self._twice = True
+                self._special[known] = before + b", " + value
+            else:
+                self._special[known] = value
+        if known:
+            self._headers.append((known, value))
+
+    def on_headers_complete(self) -> None:
+        """The head is complete."""
+        self._head_done = True
+
+    def on_body(self, data: bytes) -> None:
+        """A piece of the body."""
+        self._chunk_bytes += len(data)
+        if self._incoming is not None:
+            self._incoming.insert_data(data)
+
+    def on_chunk_header(self) -> None:
+        """The size of a chunk has been read."""
+        self._chunks += 1
+
+    def on_message_complete(self) -> None:
+        """The request is complete."""
+        self._message_done = True
+
+    def _refuse(self, status: int, detail: str) -> None:
+        """The bytes make no request: say so after the answers that are due, and close."""
+        target = self._target[:1024] or b"-"
+        method = self._parser.get_method().decode() if self._target else "-"
+        stream = H1State(
+            RequestHead(
+                method, target, target, "", b"", self.scheme, "", "1.1", [], client=self.client
+            ),
+            self,
+        )
+        stream.refused = (status, detail)
+        stream.closes = True
+        stream.receiving = CLOSED
+        self._phase = DROPPED
+        self._dropped = True
+        self._read_deadline = NEVER
+        self._buffer.clear()
+        self._reset_head()
+        self.enqueue(stream)
+
+    # -- What the answering half asks ----------------------------------------------------------
+
+    def is_idle(self) -> bool:
+        """Whether no request is in progress, not even in part."""
+        return not (self._streams or self._buffer or self._fed)
+
+    def body_left(self) -> int:
+        """Return how many bytes of the request's body are known to come, 0 if unknown."""
+        return self._remaining if self._phase is BODY else 0
+
+    def input_left(self) -> bool:
+        """Whether anything came that no request was made of."""
+        return self._dropped or bool(self._buffer)
+
+    def read_on(self) -> None:
+        """The answer came before the end of its request: drop the rest, within limits."""
+        self.set_read_deadline(self.config.linger_timeout)
+        self._check_reading()
+
+    def next_request(self) -> None:
+        """An exchange is complete: go on with what has come, or wait for the next request."""
+        if self._buffer:
+            self._parse()
+        if self._streams or self._phase is not HEAD:
+            return
+        if self._timed:
+            self.set_read_deadline(self.config.header_timeout)
+        elif self.closing:
+            self.shutdown()
+        else:
+            self.set_read_deadline(self.config.keep_alive_timeout)
+
+    def drop_input(self) -> None:
+        """Make no more requests of what comes."""
+        self._phase = DROPPED
+        self._incoming = None
+        self._buffer.clear()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """The connection is closed."""
+        super().connection_lost(exc)
+        del self._parser  # each refers to the other
