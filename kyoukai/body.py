@@ -46,6 +46,8 @@ IDLE, OPEN, CLOSED, RESET = Side
 
 #: Bytes read from a spooled body at a time.
 _FILE_CHUNK = 65536
+#: Pieces shorter than this are joined while they wait.
+_SMALL = 1024
 
 
 class RequestBody(ABC):
@@ -108,9 +110,13 @@ class RequestBody(ABC):
         if self._discarding:
             self.consumed(cost)
             return
+        self.continue_expected = False
         if not self._chunks:
-            self._chunks = deque()
-        self._chunks.append(data)
+            self._chunks = deque((data,))
+        elif size < _SMALL and len(self._chunks[-1]) < _SMALL:
+            self._chunks[-1] += data  # a body in tiny pieces must not cost many times its size
+        else:
+            self._chunks.append(data)
         self._padding += cost - size
         self.buffered += cost
         self._wake_reader()

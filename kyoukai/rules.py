@@ -2,8 +2,8 @@
 What a head may look like, for every wire, in and out.
 
 The parsers leave much to the server (RFC 9110, RFC 9112 section 3, RFC 9113 section 8.1.1). These
-rules are the one place that decides it: a backend hands in what it has parsed, and every interface's
-status and headers pass ``check_response_head`` on the way out.
+rules are the one place that decides it: a backend hands in what it has parsed, and the status and
+headers of every interface pass ``check_response_head`` on the way out.
 """
 
 from __future__ import annotations

@@ -72,9 +72,7 @@ class ResponseHeads:
         self._server = None if server_header is None else server_header.encode()
         self._second = 0
         self._date = b""
-        self._known: dict[
-            tuple[int, Sequence[Header]], tuple[bytes, int | None, bool]
-        ] = {}
+        self._known: dict[tuple[int, Sequence[Header]], tuple[bytes, int | None, bool]] = {}
 
     def render(self, status: int, headers: Sequence[Header]) -> tuple[bytes, int | None, bool]:
         """

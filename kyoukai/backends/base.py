@@ -117,7 +117,9 @@ class Connections:
 
     def abort(self) -> None:
         """Cancel every task and cut every connection."""
+        self.closing = True
         for task in tuple(self.tasks):
+            task.add_done_callback(self.task_done)  # one that has not begun cannot do it itself
             task.cancel()
         for protocol in tuple(self.open):
             protocol.abort()
@@ -325,7 +327,7 @@ class BaseProtocol(asyncio.Protocol, ABC):
 
     @abstractmethod
     def streams_lost(self) -> None:
-        """The connection is closed: call ``lost`` on every stream in progress."""
+        """The connection is closed: call ``lose`` on every stream in progress."""
 
     def refuse_connection(self) -> None:
         """There are too many connections: say so, where the protocol can, and close."""
@@ -375,6 +377,14 @@ class BaseProtocol(asyncio.Protocol, ABC):
         task = self.loop.create_task(self.run_stream(stream, interface or self.interface))
         stream.task = task
         self.connections.tasks.add(task)
+
+    def lose(self, stream: StreamState) -> None:
+        """The stream's client is gone."""
+        task = stream.task
+        stream.lost()
+        if task is not None:
+            # A task that is cancelled before it began cannot take itself off the registry.
+            task.add_done_callback(self.connections.task_done)
 
     async def run_stream(self, stream: StreamState, interface: Interface) -> None:
         """Run an interface, and see to it that the stream ends whatever happens."""

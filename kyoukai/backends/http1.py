@@ -238,13 +238,12 @@ class Http1Protocol(BaseProtocol):
                 self.linger()
             else:
                 self.close()
-        elif streams:
+            return
+        if streams:
             self._start(streams[0])
-            self.next_request()
-        elif self._half_closed:
+        self.next_request()
+        if self._half_closed and not streams:
             self.close()
-        else:
-            self.next_request()
 
     def linger(self) -> None:
         """
@@ -259,7 +258,7 @@ class Http1Protocol(BaseProtocol):
         waiting = tuple(self._streams)
         self._streams.clear()
         for stream in waiting:
-            stream.lost()
+            self.lose(stream)
         if self.is_lost:
             return
         if self._half_closed:
@@ -298,7 +297,7 @@ class Http1Protocol(BaseProtocol):
         self.drop_input()
         for stream in streams:
             over = stream.status and stream.sending is not OPEN
-            stream.lost()
+            self.lose(stream)
             if self._logs_access and not over:
                 self.component.log_access(stream)
 

@@ -22,7 +22,7 @@ from kyoukai.backends.base import NEVER, Component
 from kyoukai.backends.http1 import DISCARD_LIMIT, SLICE, H1State, Http1Protocol
 from kyoukai.exceptions import BodyMalformed, BodyTimeout, ProtocolError
 from kyoukai.rules import FORWARDED, check_authority, decode_path, field_name, split_target
-from kyoukai.stream import CLOSED, OPEN, RequestHead, StreamState
+from kyoukai.stream import CLOSED, RequestHead, StreamState
 
 if TYPE_CHECKING:
     from asphalt.core import Context
@@ -61,6 +61,7 @@ _SPECIAL = FORWARDED | {
     b"upgrade",
 }
 
+_VERSIONS = {b"HTTP/1.1": "1.1", b"HTTP/1.0": "1.0"}
 _methods: dict[bytes, str] = {}
 
 
@@ -102,9 +103,10 @@ class HttpToolsProtocol(Http1Protocol):
         #: The request that the next bytes belong to.
         self._incoming: H1State | None = None
         self._parser = httptools.HttpRequestParser(self)
-        self._target = b""
+        self._target = self._version = b""
         self._headers: list[Header] = []
         self._special: dict[bytes, bytes] = {}
+        self._pieces: list[bytes] = []
 
     # -- Transport callbacks -------------------------------------------------------------------
 
@@ -121,6 +123,7 @@ class HttpToolsProtocol(Http1Protocol):
             self._phase is HEAD
             and not self._buffer
             and data[-4:] == b"\r\n\r\n"
+            and data[0] in _FIRST_BYTES
             and data.find(b"\r\n\r\n") == len(data) - 4
             and self._fed + len(data) <= self.config.max_head_size
             and not self._streams
@@ -138,16 +141,23 @@ class HttpToolsProtocol(Http1Protocol):
         """
         if self.tls is not None or self._lingering:
             return False
-        incoming = self._incoming
-        if incoming is not None and incoming.sending is not CLOSED:
-            # A request that is cut short is a disconnect; those before it are still answered.
-            self._incoming = None
-            if self._streams[0] is incoming:
-                return False
-            self._streams.pop().lost()
-        self._phase = DROPPED
         self._half_closed = True
         self._read_deadline = NEVER
+        return self._cut_short()
+
+    def _cut_short(self) -> bool:
+        """
+        No more will come: drop a request that is not whole.
+
+        :return: whether answers are due to requests before it
+        """
+        incoming = self._incoming
+        if incoming is not None and self._phase is not DROPPED:
+            self._incoming = None
+            self._phase = DROPPED
+            if self._streams[0] is incoming:
+                return False  # the request in progress: a disconnect
+            self.lose(self._streams.pop())
         return bool(self._streams) and self._streams[0].sending is not CLOSED
 
     # -- Bytes to requests ---------------------------------------------------------------------
@@ -170,6 +180,7 @@ class HttpToolsProtocol(Http1Protocol):
                     del buffer[: self._remaining]
                     self._remaining -= len(data)
                     self._parser.feed_data(data)
+                    self._deliver()
                     if self._message_done:
                         self._message_complete()
                 elif self._phase is CHUNKED:
@@ -182,7 +193,10 @@ class HttpToolsProtocol(Http1Protocol):
                     buffer.clear()
         finally:
             self._parsing = False
-        self._check_reading()
+        if self._half_closed and not self._cut_short():
+            self.close()
+        else:
+            self._check_reading()
 
     def _parse_head(self, buffer: bytearray) -> bool:
         """Feed the next whole lines of a head; False if none is there yet."""
@@ -198,8 +212,9 @@ class HttpToolsProtocol(Http1Protocol):
             if buffer[0] not in _FIRST_BYTES:
                 self._refuse(400, "The request line is not valid.")
                 return True
-        end = buffer.find(b"\r\n\r\n", max(0, self._searched - 3))
-        if end >= 0:
+        if self._fed and buffer.startswith(b"\r\n"):
+            end = 2  # the lines before it have been fed
+        elif (end := buffer.find(b"\r\n\r\n", max(0, self._searched - 3))) >= 0:
             end += 4
         else:
             # Whole lines are fed as they come, so that a broken one is answered at once.
@@ -226,14 +241,16 @@ class HttpToolsProtocol(Http1Protocol):
 
     def _feed_head(self, data: bytes) -> None:
         upgrade = False
+        if not self._fed:  # the parser knows other protocols than HTTP, and does not say which
+            end = data.find(b"\r\n")
+            self._version = data[max(0, end - 8) : end]
         self._fed += len(data)
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserUpgrade:
             upgrade = True
         except httptools.HttpParserError:
-            preface = data.startswith(b"PRI * HTTP/2.0\r\n")
-            self._refuse(505 if preface else 400, "The request is malformed.")
+            self._refuse(400, "The request is malformed.")
             return
         try:
             if len(self._target) > self.config.max_target_size:
@@ -242,6 +259,8 @@ class HttpToolsProtocol(Http1Protocol):
                 raise ProtocolError(431, "The request has too many headers.")
             if self._head_done:
                 self._open_stream(upgrade)
+            elif self._parser.get_method() == b"PRI":
+                raise ProtocolError(505, "HTTP/2 is not spoken here.")
         except ProtocolError as error:
             self._refuse(error.status, error.detail)
 
@@ -250,14 +269,13 @@ class HttpToolsProtocol(Http1Protocol):
         parser, special, headers, target = self._parser, self._special, self._headers, self._target
         name = parser.get_method()
         method = _methods.get(name) or _methods.setdefault(name, name.decode())
-        version: str = parser.get_http_version()
+        version = _VERSIONS.get(self._version)
+        if version is None:
+            http = self._version.startswith(b"HTTP/")
+            raise ProtocolError(505 if http else 400, "Only HTTP/1.0 and HTTP/1.1 are spoken here.")
         closes = version != "1.1"
-        if closes and version != "1.0":
-            raise ProtocolError(505, "Only HTTP/1.0 and HTTP/1.1 are spoken here.")
         if method == "CONNECT":
             raise ProtocolError(405, "This server is no proxy.")
-        if method == "SOURCE":
-            raise ProtocolError(400, "The request line is not valid.")
         if target[0] == 47 and b"#" not in target:  # "/path?query", as nearly always
             absolute = b""
             raw_path, _, query = target.partition(b"?")
@@ -372,9 +390,7 @@ class HttpToolsProtocol(Http1Protocol):
         self._tail = b""
         self._asked = 0.0
         self._looked = self.loop.time()
-        stream.continue_expected = (
-            expect and stream.head.http_version == "1.1" and not self._buffer
-        )
+        stream.continue_expected = expect and stream.head.http_version == "1.1" and not self._buffer
         self.set_read_deadline(_RATE_TICK)
 
     def _chunked_end(self, buffer: bytearray) -> int:
@@ -396,8 +412,10 @@ class HttpToolsProtocol(Http1Protocol):
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserError:
+            self._deliver()
             self._body_broken("The chunked body is malformed.")
             return
+        self._deliver()
         framing = len(data) - self._chunk_bytes - (self._trailer_bytes - trailers)
         free = _CHUNK_ALLOWANCE * self._chunks + 2 * self._chunk_bytes
         self._excess = max(0, self._excess + framing - free)
@@ -410,10 +428,20 @@ class HttpToolsProtocol(Http1Protocol):
         else:
             self._tail = (self._tail + data[-3:])[-3:]
 
+    def _deliver(self) -> None:
+        """Hand over what the parser has made of a slice, in one piece."""
+        pieces, self._pieces = self._pieces, []
+        if pieces and self._incoming is not None:
+            self._incoming.insert_data(pieces[0] if len(pieces) == 1 else b"".join(pieces))
+
     def _message_complete(self) -> None:
         stream = self._incoming
-        assert stream is not None
+        if stream is None:
+            return  # too much of it came after the answer: the connection is closing
         self._incoming = None
+        if self._trailer_bytes:
+            # The parser takes "Connection: close" among the trailers for its own.
+            self._parser = httptools.HttpRequestParser(self)
         self._phase = DROPPED if stream.closes else HEAD
         self._read_deadline = NEVER
         if self._headers:
@@ -427,7 +455,8 @@ class HttpToolsProtocol(Http1Protocol):
     def _body_broken(self, detail: str) -> None:
         """The framing is lost: nothing that follows can be told apart."""
         stream = self._incoming
-        assert stream is not None
+        if stream is None:
+            return
         self._phase = DROPPED
         self._read_deadline = NEVER
         stream.closes = True
@@ -438,7 +467,11 @@ class HttpToolsProtocol(Http1Protocol):
     def _check_reading(self) -> None:
         """Stop reading while the application is behind; go on when it is not."""
         incoming = self._incoming
-        waiting = len(self._buffer) + (0 if incoming is None else incoming.buffered)
+        # Bytes that wait for more of their own kind are bounded elsewhere, by max_head_size.
+        full = len(self._streams) >= self.config.max_pipelined
+        waiting = len(self._buffer) if full else 0
+        if incoming is not None:
+            waiting += incoming.buffered
         limit = self.config.read_buffer_size
         if waiting > limit:
             if not self.reading_paused:
@@ -531,8 +564,7 @@ class HttpToolsProtocol(Http1Protocol):
     def on_body(self, data: bytes) -> None:
         """A piece of the body."""
         self._chunk_bytes += len(data)
-        if self._incoming is not None:
-            self._incoming.insert_data(data)
+        self._pieces.append(data)
 
     def on_chunk_header(self) -> None:
         """The size of a chunk has been read."""
