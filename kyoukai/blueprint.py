@@ -1,0 +1,341 @@
+"""
+``Blueprint``: routes, error handlers and hooks under one prefix, in a tree.
+
+The blueprint at the top makes the routing table of its tree when it is finalized. Whatever is
+added later is seen by the next match, which makes the table anew.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from werkzeug.exceptions import HTTPException
+from werkzeug.wsgi import get_host
+
+from kyoukai.exceptions import RouteError
+from kyoukai.handlers import ErrorTable, Hook, HookTable
+from kyoukai.route import Route
+from kyoukai.routing import Hit, RouteTable
+from kyoukai.tree import TreeNode
+
+if TYPE_CHECKING:
+    from werkzeug.routing import Map, Rule
+
+__all__ = ("Blueprint", "Hit")
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+#: Where a route group keeps its blueprint.
+GROUP_BLUEPRINT = "_kyoukai_blueprint"
+
+
+class Blueprint(TreeNode):
+    """
+    A part of an application.
+
+    :param name: name of the blueprint; endpoints begin with it
+    :param parent: the blueprint that this one becomes a child of
+    :param prefix: what all paths begin with, after the parent's prefix
+    :param host_matching: whether hosts tell routes apart in this tree; implied by any ``host``
+    :param host: the host that the routes answer to, with its port unless it is the scheme's own,
+        in Werkzeug's notation (``<user>.example.com``); by default the parent's, or any
+    :raises RouteError: if the prefix does not begin with a slash
+    """
+
+    def __init__(
+        self,
+        name: str,
+        parent: Blueprint | None = None,
+        prefix: str = "",
+        *,
+        host_matching: bool = False,
+        host: str | None = None,
+    ) -> None:
+        self.routes: list[Route] = []
+        self._hooks = HookTable()
+        self._errors = ErrorTable()
+        self._table: RouteTable | None = None
+        self._map_options: dict[str, Any] = {}
+        super().__init__(name, parent, prefix, host_matching=host_matching, host=host)
+
+    @property
+    def tree_routes(self) -> Iterator[Route]:
+        """All routes, this blueprint's first."""
+        yield from self.routes
+        for child in self.children:
+            yield from child.tree_routes
+
+    @property
+    def root(self) -> Blueprint:
+        """The blueprint at the top of the tree."""
+        return self if self.parent is None else self.parent.root
+
+    def add_route_group(self, group: Any) -> Blueprint:
+        """
+        Add the routes of a route group below this blueprint.
+
+        :param group: an instance of a ``RouteGroup``
+        :raises RouteError: if it is none
+        """
+        blueprint = getattr(group, GROUP_BLUEPRINT, None)
+        if isinstance(group, type):
+            raise RouteError(f"{group.__name__} is a class; add an instance: {group.__name__}()")
+        if not isinstance(blueprint, Blueprint):
+            raise RouteError(f"{group!r} is no route group")
+        self.add_child(blueprint)
+        return self
+
+    # -- Routes --------------------------------------------------------------------------------
+
+    def route(
+        self, url: str, methods: Iterable[str] = ("GET",), **options: Any
+    ) -> Callable[[Callable[..., Any]], Route]:
+        """
+        Decorator that makes a function a route; on a route of this blueprint, adds a path.
+
+        :param url: the path after the prefix, in Werkzeug's notation
+        :param methods: HTTP methods
+        :param options: for :class:`Route`
+        """
+
+        def decorate(function: Callable[..., Any]) -> Route:
+            if not isinstance(function, Route):
+                return self.add_route(self.wrap_route(function, **options), url, methods)
+            if options:
+                raise RouteError(
+                    f"{function.name} is a route already; give {', '.join(options)} to the "
+                    "decorator next to the function"
+                )
+            return self.add_route(function, url, methods)
+
+        return decorate
+
+    def wrap_route(self, function: Callable[..., Any], **options: Any) -> Route:
+        """Make a route of a function, without adding it; ``options`` are :class:`Route`'s."""
+        return Route(function, **options)
+
+    def add_route(self, route: Route, url: str, methods: Iterable[str] = ("GET",)) -> Route:
+        """
+        Add a path of a route.
+
+        :param route: the route; it may be in this blueprint already
+        :param url: the path after the prefix
+        :param methods: HTTP methods
+        :raises RouteError: if the route belongs to another blueprint
+        """
+        if route.bp is not None and route.bp is not self:
+            raise RouteError(
+                f"{route.name} belongs to blueprint {route.bp.name!r}; to have it in "
+                f"{self.name!r} too, add its function there"
+            )
+        route.add_path(url, methods)
+        route.bp = self
+        if not any(known is route for known in self.routes):
+            self.routes.append(route)
+        self.invalidate()
+        return route
+
+    def get_route(self, endpoint: str) -> Route | None:
+        """
+        Return the route of an endpoint, or None.
+
+        :param endpoint: ``blueprint.function``; without a dot, of the blueprint at the top
+        """
+        table = self.root._ready()
+        full = table.resolve(endpoint)
+        return None if full is None else table.endpoints[full]
+
+    # -- Errors --------------------------------------------------------------------------------
+
+    def errorhandler(
+        self,
+        code: int | type[BaseException],
+        endcode: int | None = None,
+        step: int | None = None,
+    ) -> Callable[[F], F]:
+        """Decorator for a function that answers errors; see :meth:`add_errorhandler`."""
+
+        def decorate(callback: F) -> F:
+            self.add_errorhandler(callback, code, endcode, step)
+            return callback
+
+        return decorate
+
+    def add_errorhandler(
+        self,
+        callback: Callable[..., Any],
+        startcode: int | type[BaseException],
+        endcode: int | None = None,
+        step: int | None = None,
+    ) -> Route:
+        """
+        Add a function that answers errors. No hooks run for it.
+
+        :param callback: called with context and exception; returns what a handler may return
+        :param startcode: a status, or a class of exceptions
+        :param endcode: the end of a range of statuses, itself not in it
+        :param step: the distance between two statuses of the range
+        :raises RouteError: if these are no statuses and no class of exceptions
+        """
+        route = callback
+        if not isinstance(route, Route):
+            route = self.wrap_route(callback, should_invoke_hooks=False, do_argument_checking=False)
+        self._errors.add(route, startcode, endcode, step)
+        if route.bp is None:
+            route.bp = self
+        return route
+
+    def get_errorhandler(self, exc: BaseException | int) -> Route | None:
+        """
+        Return the handler for an exception or a status, or None.
+
+        In each blueprint, from this one upwards: first the handler of the exception's class or
+        its nearest base; then that of an ``HTTPException``'s status; then that of
+        ``HTTPException``, ``Exception`` or ``BaseException``.
+
+        An exception that is no ``HTTPException`` is worth a 500, so a handler of that status
+        stands in the way of a general one further on: the answer is None then, and the
+        ``InternalServerError`` that is made of the exception finds it.
+        """
+        for blueprint in (self, *self.ancestors):
+            errors = blueprint._errors
+            if isinstance(exc, int):
+                found = errors.codes.get(exc)
+            else:
+                found = errors.particular(exc)
+                if found is None and isinstance(exc, HTTPException):
+                    found = errors.codes.get(exc.code or 0)
+                elif found is None and errors.handles_failures:
+                    return None
+                found = found or errors.general(exc)
+            if found is not None:
+                return found
+        return None
+
+    # -- Hooks ---------------------------------------------------------------------------------
+
+    def add_hook(self, type_: str, hook: F) -> F:
+        """Add a hook for all routes here and below; see :meth:`Route.add_hook`."""
+        self._hooks.add(type_, hook)
+        self.invalidate()
+        return hook
+
+    def before_request(self, func: F) -> F:
+        """Decorator for a hook that runs before handlers."""
+        return self.add_hook("pre", func)
+
+    def after_request(self, func: F) -> F:
+        """Decorator for a hook that runs after handlers."""
+        return self.add_hook("post", func)
+
+    def get_hooks(self, type_: str) -> list[Hook]:
+        """Return the hooks of one type, the parents' first."""
+        inherited = [] if self.parent is None else self.parent.get_hooks(type_)
+        return inherited + self._hooks.get(type_)
+
+    # -- The routing table ---------------------------------------------------------------------
+
+    @property
+    def finalized(self) -> bool:
+        """Whether the routing table is made and up to date."""
+        return self._table is not None
+
+    @property
+    def map(self) -> Map:
+        """Werkzeug's map of this blueprint and those below."""
+        return self._ready().map
+
+    def finalize(self, **map_options: Any) -> Map:
+        """
+        Make the routing table of this blueprint and those below, unless that is done.
+
+        :param map_options: for Werkzeug's map; kept for when the table is made anew
+        :raises RouteError: if routes contradict each other; the message names both
+        """
+        if map_options and map_options != self._map_options:
+            self._map_options = map_options
+            self._table = None
+        return self._ready().map
+
+    def invalidate(self) -> None:
+        """Something changed: routing tables of this blueprint, above it and below it are void."""
+        for blueprint in (self, *self.ancestors, *self.traverse_tree()):
+            blueprint._table = None
+
+    def match(self, environ: dict[str, Any]) -> tuple[Route, dict[str, Any], Rule]:
+        """
+        Match a WSGI environ; raises as ``match_head`` does.
+
+        :return: the route, the arguments from the path, and Werkzeug's rule
+        """
+        path = environ.get("PATH_INFO", "").encode("latin-1").decode("utf-8", "replace")
+        root_path = environ.get("SCRIPT_NAME", "").encode("latin-1").decode("utf-8", "replace")
+        hit = self.match_head(
+            environ["REQUEST_METHOD"],
+            path,
+            get_host(environ).lower(),
+            environ["wsgi.url_scheme"],
+            root_path,
+            environ.get("QUERY_STRING", "").encode("latin-1"),
+        )
+        return hit.route, hit.params, hit.rule
+
+    def match_head(
+        self,
+        method: str,
+        path: str,
+        host: str,
+        scheme: str = "http",
+        root_path: str = "",
+        query: bytes = b"",
+    ) -> Hit:
+        """
+        Match a request, quickly.
+
+        :param method: the method
+        :param path: the path below ``root_path``, decoded
+        :param host: host and port in lower case; it counts with host matching and in redirects
+        :param scheme: for redirects, as are the following
+        :param root_path: the prefix that the application is published under
+        :param query: the query
+        :return: the match; for an OPTIONS that no route lists, an :class:`OptionsHit`
+        :raises NotFound: if there is no such path
+        :raises MethodNotAllowed: if it does not take the method; ``valid_methods`` is sorted
+        :raises RequestRedirect: if it lacks its last slash, or has double ones
+        :raises BadHost: if the host cannot be one
+        """
+        table = self._table
+        if table is None:
+            table = self._ready()
+        hits = table.exact.get(path)
+        if hits is not None:
+            hit: Hit | None = hits.get(method)
+            if hit is not None:
+                return hit
+        return table.match(method, path, host, scheme, root_path, query)
+
+    def url_for(
+        self, environ: dict[str, Any], endpoint: str, *, method: str | None = None, **values: Any
+    ) -> str:
+        """
+        Build the URL of a route.
+
+        :param environ: the request's environ; the URL is relative to it where it can be
+        :param endpoint: ``blueprint.function``; without a dot, of the blueprint at the top
+        :param method: the method that the URL is for, if the endpoint has several paths
+        :param values: values for the path's variables; what is left over becomes the query.
+            ``_external=True`` makes the URL absolute, ``_scheme`` too, ``_anchor`` adds a fragment
+        :raises RouteError: if there is no such endpoint, or values are missing
+        """
+        table = self.root._ready()
+        root_path = environ.get("SCRIPT_NAME", "").encode("latin-1").decode("utf-8", "replace")
+        host = get_host(environ).lower()
+        adapter = table.adapter(host, environ["wsgi.url_scheme"], root_path)
+        return table.build(adapter, endpoint, method, values)
+
+    def _ready(self) -> RouteTable:
+        table = self._table
+        if table is None:
+            table = self._table = RouteTable(self, self._map_options)
+        return table

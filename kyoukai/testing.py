@@ -1,0 +1,197 @@
+"""
+Testing applications: with made-up requests, and with real bytes over a transport in memory.
+
+``TestKyoukai`` injects a request into the pipeline. ``Client`` goes all the way: it writes HTTP/1.1
+bytes to the real protocol and parses what comes back, without a socket.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from io import BytesIO
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+from asphalt.core import Context
+
+from kyoukai.app import Kyoukai
+from kyoukai.blueprint import Blueprint
+from kyoukai.memory import (
+    ClientResponse,
+    Connection,
+    HeaderList,
+    MemoryServer,
+    MemoryTransport,
+    header_pairs,
+)
+from kyoukai.wsgi import to_wsgi_environment
+
+if TYPE_CHECKING:
+    from werkzeug.wrappers import Response as WerkzeugResponse
+
+    from kyoukai.stream import Interface
+
+__all__ = (
+    "Client",
+    "ClientResponse",
+    "Connection",
+    "MemoryServer",
+    "MemoryTransport",
+    "TestKyoukai",
+)
+
+
+class TestKyoukai(Kyoukai):
+    """
+    An application for tests.
+
+    :param base_context: the parent of the contexts of injected requests
+    """
+
+    __test__ = False  # for pytest, which would take it for a test case
+
+    def __init__(
+        self, name: str = "test", *, base_context: Context | None = None, **options: Any
+    ) -> None:
+        super().__init__(name, **options)
+        self.base_context = base_context
+
+    @classmethod
+    def wrap_existing_app(cls, app: Kyoukai, *, base_context: Context | None = None) -> TestKyoukai:
+        """Return a test application with the routes, classes and configuration of another."""
+        wrapped = cls.__new__(cls)
+        wrapped.__dict__.update(app.__dict__)
+        wrapped.base_context = base_context
+        wrapped._own_pipeline = None
+        return wrapped
+
+    @contextmanager
+    def testing_bp(self) -> Iterator[Blueprint]:
+        """Put a fresh root blueprint in place for the length of a ``with`` statement."""
+        before = self._root
+        self._root = Blueprint(f"{self.name}-testing")
+        try:
+            yield self._root
+        finally:
+            self._root = before
+
+    async def inject_request(
+        self,
+        headers: HeaderList,
+        url: str,
+        method: str = "GET",
+        body: str | bytes | None = None,
+    ) -> WerkzeugResponse:
+        """
+        Handle a request that never was on a wire.
+
+        :param headers: its headers
+        :param url: its path, and perhaps a query
+        :param method: its method
+        :param body: its body
+        """
+        data = body.encode() if isinstance(body, str) else body or b""
+        environ = to_wsgi_environment(headers, method, url, "1.1", BytesIO(data))
+        environ.setdefault("CONTENT_LENGTH", str(len(data)))
+        self.finalize()
+        request = self.request_class(environ)
+        return await self.process_request(request, self.base_context)
+
+    def client(self, **settings: Any) -> Client:
+        """Return a client for this application; settings are those of ``ServerConfig``."""
+        return Client(self, **settings)
+
+
+class Client:
+    """
+    A client for tests: real HTTP/1.1 bytes, no socket.
+
+    Requests of one client share a connection, one after the other::
+
+        async with Client(app) as client:
+            response = await client.get("/users/12?q=1")
+            assert response.json() == {"id": 12, "q": "1"}
+
+    :param app: the application
+    :param settings: settings of ``ServerConfig``
+    """
+
+    def __init__(self, app: Kyoukai | Interface, **settings: Any) -> None:
+        self.server = MemoryServer(app, **settings)
+        self._connection: Connection | None = None
+
+    async def __aenter__(self) -> Client:
+        await self.server.__aenter__()
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        await self.server.__aexit__(*exc)
+
+    def connect(self, **extra: Any) -> Connection:
+        """Open a connection of its own, for tests that care about bytes."""
+        return self.server.connect(**extra)
+
+    async def request(
+        self,
+        method: str,
+        target: str,
+        *,
+        headers: HeaderList = (),
+        body: str | bytes | None = None,
+        json: Any = None,
+        chunks: Iterable[bytes] | None = None,
+        trailers: HeaderList = (),
+    ) -> ClientResponse:
+        """
+        Send a request and wait for its response.
+
+        :param target: path and query
+        :param headers: more headers
+        :param body: the body
+        :param json: an object to send as JSON
+        :param chunks: a body to send in chunks
+        :param trailers: header lines after the chunks
+        """
+        pairs = header_pairs(headers)
+        if json is not None:
+            body = msgspec.json.encode(json)
+            pairs.append(("Content-Type", "application/json"))
+        if isinstance(body, str):
+            body = body.encode()
+        if self._connection is None or self._connection.transport.is_closing():
+            self._connection = self.connect()
+        connection = self._connection
+        if connection.transport.eof_written:
+            connection.close()
+            connection = self._connection = self.connect()
+        connection.request(method, target, pairs, body, chunks, trailers)
+        return await connection.response()
+
+    async def get(self, target: str, **options: Any) -> ClientResponse:
+        """Send a GET request."""
+        return await self.request("GET", target, **options)
+
+    async def head(self, target: str, **options: Any) -> ClientResponse:
+        """Send a HEAD request."""
+        return await self.request("HEAD", target, **options)
+
+    async def options(self, target: str, **options: Any) -> ClientResponse:
+        """Send an OPTIONS request."""
+        return await self.request("OPTIONS", target, **options)
+
+    async def post(self, target: str, **options: Any) -> ClientResponse:
+        """Send a POST request."""
+        return await self.request("POST", target, **options)
+
+    async def put(self, target: str, **options: Any) -> ClientResponse:
+        """Send a PUT request."""
+        return await self.request("PUT", target, **options)
+
+    async def patch(self, target: str, **options: Any) -> ClientResponse:
+        """Send a PATCH request."""
+        return await self.request("PATCH", target, **options)
+
+    async def delete(self, target: str, **options: Any) -> ClientResponse:
+        """Send a DELETE request."""
+        return await self.request("DELETE", target, **options)
