@@ -1,0 +1,34 @@
+# Each target makes its own virtual environment when there is none, and installs what it needs.
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+
+.PHONY: serve test bench docs clean
+
+serve: $(VENV)/.ready-uvloop
+	$(BIN)/kyoukai run examples/side_by_side/config.yaml
+
+test: $(VENV)/.ready-test
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/pytest
+
+bench: $(VENV)/.ready-bench
+	$(BIN)/python benchmarks/run.py
+
+docs: $(VENV)/.ready-docs
+	$(BIN)/sphinx-build -W --keep-going -b html docs docs/_build/html
+
+clean:
+	rm -rf $(VENV) build dist docs/_build .coverage .mypy_cache .pytest_cache .ruff_cache *.egg-info
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(BIN)/python:
+	$(PYTHON) -m venv $(VENV)
+
+# One stamp for each extra, older than the packaging files when it must be installed again.
+$(VENV)/.ready-%: setup.cfg pyproject.toml | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[$*]'
+	touch $@

@@ -1,0 +1,5 @@
+"""``python -m kyoukai``."""
+
+from kyoukai.cli import main
+
+main()

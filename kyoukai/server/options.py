@@ -1,0 +1,132 @@
+"""
+What the arguments of our components mean: addresses, TLS, settings, backends and interfaces.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from importlib import import_module
+from importlib.metadata import entry_points
+from typing import TYPE_CHECKING, Any
+
+from kyoukai.backends.base import BaseProtocol
+from kyoukai.config import ServerConfig, check_keys, nearest_name
+from kyoukai.exceptions import ConfigurationError
+from kyoukai.server.address import Address
+from kyoukai.server.loading import load_target
+
+if TYPE_CHECKING:
+    from asphalt.core import Context
+
+    from kyoukai.stream import Interface
+
+    #: Makes an interface of an application, the settings and the root context.
+    InterfaceFactory = Callable[[Any, ServerConfig, Context], Interface]
+
+__all__ = ("DEFAULT_IP", "DEFAULT_PORT", "backend_class", "interface_class", "server_config")
+
+DEFAULT_IP = "127.0.0.1"
+DEFAULT_PORT = 8000
+
+
+def server_config(
+    ip: str,
+    port: int,
+    ssl: Mapping[str, Any] | None,
+    settings: Mapping[str, Any] | None,
+    **fields: Any,
+) -> ServerConfig:
+    """
+    Return the settings of a component's server.
+
+    :param ip: the component's address, which counts if no other is given
+    :param port: its TCP port
+    :param ssl: its ``ssl`` mapping
+    :param settings: its ``settings`` mapping
+    :param fields: settings that are arguments of their own; empty ones do not count
+    :raises ConfigurationError: in one line that names the key
+    """
+    for name, value in (("ssl", ssl), ("settings", settings)):
+        if value is not None and not isinstance(value, Mapping):
+            raise ConfigurationError(f"{name} must be a mapping, not {value!r}")
+    given = {**_tls_fields(ssl), **{name: value for name, value in fields.items() if value}}
+    merged = {**(settings or {}), **given}
+    if not merged.get("bind") and not merged.get("tls_bind"):
+        wants_tls = merged.get("certfile") or merged.get("keyfile")
+        merged["tls_bind" if wants_tls else "bind"] = str(_tcp(ip, port))
+    elif (ip, port) != (DEFAULT_IP, DEFAULT_PORT):
+        raise ConfigurationError("ip and port: give either these, or bind and tls_bind")
+    config = ServerConfig.from_mapping(merged)
+    for name in ("certfile", "keyfile"):
+        if config.tls_bind and getattr(config, name) is None:
+            raise ConfigurationError(f"{name} is missing: TLS needs ssl_certfile and ssl_keyfile")
+    return config
+
+
+def _tls_fields(ssl: Mapping[str, Any] | None) -> dict[str, Any]:
+    if ssl is None:
+        return {}
+    check_keys(ssl, ("enabled", "ssl_certfile", "ssl_keyfile"), "key of ssl")
+    if not ssl.get("enabled", True):
+        return {}
+    fields = {name: ssl.get(f"ssl_{name}") for name in ("certfile", "keyfile")}
+    return {name: value for name, value in fields.items() if value}
+
+
+def _tcp(ip: object, port: object) -> Address:
+    if not isinstance(ip, str):
+        raise ConfigurationError(f"ip must be of type str, not {ip!r}")
+    if not isinstance(port, int) or isinstance(port, bool) or not 0 <= port <= 65535:
+        raise ConfigurationError(f"port must be a number from 0 to 65535, not {port!r}")
+    try:
+        return Address.from_host(ip.strip("[]"), port)
+    except ConfigurationError:
+        raise ConfigurationError(f"ip: {ip!r} is no host") from None
+
+
+def backend_class(name: str) -> Callable[..., BaseProtocol]:
+    """
+    Return the protocol class of a backend.
+
+    :param name: an entry point of ``kyoukai.backends``, the path of a module with a
+        ``PROTOCOL_CLASS``, or ``module:class``
+    :raises ConfigurationError: if it leads to none
+    """
+    if not isinstance(name, str):
+        raise ConfigurationError(f"backend must be of type str, not {name!r}")
+    if "." in name and ":" not in name:
+        try:
+            module = import_module(name)
+        except ModuleNotFoundError as error:
+            raise ConfigurationError(f"backend: there is no module {error.name!r}") from None
+        found = getattr(module, "PROTOCOL_CLASS", None)
+        found = getattr(module, found, None) if isinstance(found, str) else found
+        if found is None:
+            raise ConfigurationError(f"backend: the module {name!r} has no PROTOCOL_CLASS")
+    else:
+        found = load_target(name) if ":" in name else _entry_point("backend", name)
+    if not isinstance(found, type) or not issubclass(found, BaseProtocol):
+        raise ConfigurationError(f"backend: {name!r} leads to no protocol class")
+    return found
+
+
+def interface_class(name: str) -> InterfaceFactory:
+    """
+    Return what makes the interface of an application.
+
+    :param name: an entry point of ``kyoukai.interfaces``
+    :raises ConfigurationError: if there is none of that name
+    """
+    if not isinstance(name, str):
+        raise ConfigurationError(f"interface must be of type str, not {name!r}")
+    found: InterfaceFactory = _entry_point("interface", name)
+    return found
+
+
+def _entry_point(what: str, name: str) -> Any:
+    known = entry_points(group=f"kyoukai.{what}s")
+    if name not in known.names:
+        near = nearest_name(name, known.names)
+        hint = f"did you mean {near!r}?" if near else f"known: {', '.join(sorted(known.names))}"
+        raise ConfigurationError(f"{what}: there is no {name!r}; {hint}")
+    return known[name].load()
