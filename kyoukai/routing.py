@@ -1,0 +1,347 @@
+"""
+``RouteTable``: the routing table of a tree of blueprints, and ``Hit``, what a match gives.
+
+Everything that depends on the route alone is looked up when the table is made, so that a match
+costs a dict lookup for a path without variables, and a short walk for most others.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from threading import Lock
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeAlias
+from urllib.parse import quote
+
+from werkzeug.exceptions import MethodNotAllowed
+from werkzeug.routing import BuildError, MapAdapter, Rule
+
+from kyoukai.config import nearest_name
+from kyoukai.exceptions import RouteError
+from kyoukai.matcher import ANY_HOST, AnyHostConverter, AnyHostRule, RouteMap
+
+if TYPE_CHECKING:
+    from kyoukai.blueprint import Blueprint
+    from kyoukai.handlers import Hook
+    from kyoukai.route import Route, Unset
+
+__all__ = ("Hit", "OptionsHit", "RouteTable")
+
+#: A rule, its route, and the methods that the route lists for it.
+_Declared: TypeAlias = "tuple[Rule, Route, tuple[str, ...]]"
+
+#: URL adapters kept, by host. The client chooses the host, so there must be an end to them.
+ADAPTERS_KEPT = 256
+
+
+class Hit:
+    """
+    A match: the route, the arguments from the path, and what the pipeline needs to know.
+
+    :param route: the route
+    :param rule: the Werkzeug rule that matched
+    :param params: the arguments; None for none
+    :param before: all hooks to run before the handler, in order
+    :param after: all hooks to run after it, in order
+    :param needs_check: whether ``route.check_route_args`` must be called
+    :param max_body_size: the route's limit, ``UNSET`` for the server's
+    :param stream: whether the handler reads the body as it arrives
+    :param cancel_on_disconnect: whether the handler is cancelled when the client leaves
+    """
+
+    __slots__ = (
+        "_params",
+        "after",
+        "before",
+        "cancel_on_disconnect",
+        "max_body_size",
+        "needs_check",
+        "route",
+        "rule",
+        "stream",
+    )
+
+    #: Whether this is an OPTIONS request that no route answers itself; see :class:`OptionsHit`.
+    automatic_options: ClassVar[bool] = False
+    allowed: tuple[str, ...] = ()
+
+    def __init__(
+        self,
+        route: Route,
+        rule: Rule,
+        params: dict[str, Any] | None,
+        before: tuple[Hook, ...],
+        after: tuple[Hook, ...],
+        needs_check: bool,
+        max_body_size: int | Literal[Unset.UNSET] | None,
+        stream: bool,
+        cancel_on_disconnect: bool,
+    ) -> None:
+        self.route = route
+        self.rule = rule
+        self._params = params
+        self.before = before
+        self.after = after
+        self.needs_check = needs_check
+        self.max_body_size = max_body_size
+        self.stream = stream
+        self.cancel_on_disconnect = cancel_on_disconnect
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.route.name} {self.params!r}>"
+
+    @property
+    def params(self) -> dict[str, Any]:
+        """The arguments from the path; a new dict each time if there are none."""
+        # A hit without arguments is shared by all requests, so its dict must not be.
+        return {} if self._params is None else self._params
+
+    def with_params(self, params: dict[str, Any]) -> Hit:
+        """Return a copy with arguments."""
+        return Hit(
+            self.route,
+            self.rule,
+            params,
+            self.before,
+            self.after,
+            self.needs_check,
+            self.max_body_size,
+            self.stream,
+            self.cancel_on_disconnect,
+        )
+
+
+class OptionsHit(Hit):
+    """
+    An OPTIONS request for a path whose routes do not list OPTIONS: answered with ``allowed``.
+
+    :param hit: a match of the same path by one of the allowed methods
+    :param allowed: the methods that the path takes, sorted, OPTIONS among them
+    """
+
+    __slots__ = ("allowed",)
+
+    automatic_options = True
+
+    def __init__(self, hit: Hit, allowed: tuple[str, ...]) -> None:
+        super().__init__(hit.route, hit.rule, hit._params, (), (), False, 0, True, True)
+        self.allowed = allowed
+
+
+class RouteTable:
+    """
+    The routing table of a blueprint and its children.
+
+    :param blueprint: the blueprint at the top
+    :param options: for Werkzeug's map
+    :raises RouteError: if two routes have the same endpoint, or the same path and method
+    """
+
+    def __init__(self, blueprint: Blueprint, options: Mapping[str, Any]) -> None:
+        tree = [blueprint, *blueprint.traverse_tree()]
+        self.name = blueprint.name
+        self.endpoints: dict[str, Route] = {}
+        self._hits: dict[int, Hit] = {}
+        self._adapters: dict[tuple[str, str, str], MapAdapter] = {}
+        self._lock = Lock()
+        host_matching = any(member.host_matching for member in (*tree, *blueprint.ancestors))
+        converters = {**(options.get("converters") or {}), "any_host": AnyHostConverter}
+        options = {"host_matching": host_matching, **options, "converters": converters}
+        self.map = RouteMap(self._hit_for, **options)
+        declared: list[_Declared] = []
+        for member in tree:
+            for route in member.routes:
+                self._add_endpoint(route)
+                for path, methods in route.routes:
+                    rule = self._add_rule(member, route, path, methods)
+                    declared.append((rule, route, methods))
+        _settle_conflicts(declared)
+        self.map.update()
+        self.exact = self.map.exact
+
+    # -- Making --------------------------------------------------------------------------------
+
+    def _add_endpoint(self, route: Route) -> None:
+        endpoint = route.get_endpoint_name()
+        other = self.endpoints.setdefault(endpoint, route)
+        if other is not route:
+            raise RouteError(
+                f"two routes have the endpoint {endpoint!r}: {_where(other)} and {_where(route)}; "
+                "give one an endpoint of its own, or its blueprint another name"
+            )
+
+    def _add_rule(
+        self, member: Blueprint, route: Route, path: str, methods: tuple[str, ...]
+    ) -> Rule:
+        path = member.computed_prefix + path
+        options: dict[str, Any] = {"methods": methods, "endpoint": route.get_endpoint_name()}
+        try:
+            if not self.map.host_matching:
+                rule = Rule(path, **options)
+            elif member.host is None:
+                rule = AnyHostRule(path, **options)
+            else:
+                rule = Rule(path, host=member.host.lower(), **options)
+            self.map.add(rule)
+        except (LookupError, TypeError, ValueError) as error:
+            raise RouteError(f"the path {path!r} of {route.name}: {error}") from error
+        return rule
+
+    def _hit_for(self, rule: Rule) -> Hit | None:
+        hit = self._hits.get(id(rule))
+        if hit is None and rule.endpoint in self.endpoints:
+            route = self.endpoints[rule.endpoint]
+            hit = self._hits[id(rule)] = Hit(
+                route,
+                rule,
+                None,
+                route.all_hooks("pre"),
+                route.all_hooks("post"),
+                route.needs_check(rule),
+                route.max_body_size,
+                route.stream,
+                route.cancel_on_disconnect,
+            )
+        return hit
+
+    # -- Matching ------------------------------------------------------------------------------
+
+    def match(
+        self, method: str, path: str, host: str, scheme: str, root_path: str, query: bytes
+    ) -> Hit:
+        """Match a request; see :meth:`Blueprint.match_head`."""
+        server_name = ""
+        if self.map.host_matching:
+            server_name = self.adapter(host, scheme, root_path).server_name
+        found = self.map.find(server_name, path, method)
+        if found is not None:
+            leaf, values = found
+            if not values:
+                return leaf.payload  # type: ignore[no-any-return]
+            try:
+                params = leaf.params(values)
+            except ValueError:
+                pass
+            else:
+                return leaf.payload.with_params(params)  # type: ignore[no-any-return]
+        adapter = self.adapter(host, scheme, root_path)
+        return self._match_slowly(adapter, method, path, query.decode("utf-8", "replace"))
+
+    def _match_slowly(self, adapter: MapAdapter, method: str, path: str, query: str) -> Hit:
+        """Match as Werkzeug does, redirects and errors included."""
+        try:
+            rule, params = adapter.match(
+                path, method, return_rule=True, query_args=query, websocket=False
+            )
+        except MethodNotAllowed as error:
+            methods = tuple(sorted({*(error.valid_methods or ()), "OPTIONS"}))
+            if method.upper() == "OPTIONS":
+                other = next(known for known in methods if known != "OPTIONS")
+                return OptionsHit(self._match_slowly(adapter, other, path, query), methods)
+            raise MethodNotAllowed(valid_methods=methods) from None
+        hit = self._hit_for(rule)
+        if hit is None:
+            raise RouteError(f"the rule {rule!r} has the endpoint {rule.endpoint!r} of no route")
+        arguments = {name: value for name, value in params.items() if name != ANY_HOST}
+        return hit.with_params(arguments) if arguments else hit
+
+    def adapter(self, host: str, scheme: str, root_path: str) -> MapAdapter:
+        """
+        Return Werkzeug's adapter for a host.
+
+        :raises BadHost: if the host cannot be one
+        """
+        key = (host, scheme, root_path)
+        adapter = self._adapters.get(key)
+        if adapter is None:
+            name = host.removesuffix(":443" if scheme in ("https", "wss") else ":80")
+            adapter = self.map.bind(name, root_path or None, url_scheme=scheme)
+            with self._lock:
+                if len(self._adapters) >= ADAPTERS_KEPT:
+                    del self._adapters[next(iter(self._adapters))]
+                self._adapters[key] = adapter
+        return adapter
+
+    # -- Building ------------------------------------------------------------------------------
+
+    def resolve(self, endpoint: str) -> str | None:
+        """Return the full endpoint for one that may lack the top blueprint's name, or None."""
+        if endpoint in self.endpoints:
+            return endpoint
+        full = f"{self.name}.{endpoint}"
+        return full if "." not in endpoint and full in self.endpoints else None
+
+    def build(
+        self, adapter: MapAdapter, endpoint: str, method: str | None, values: dict[str, Any]
+    ) -> str:
+        """Build a URL; see :meth:`Blueprint.url_for`."""
+        external = values.pop("_external", None)
+        scheme = values.pop("_scheme", None)
+        anchor = values.pop("_anchor", None)
+        full = self.resolve(endpoint)
+        if full is None:
+            near = nearest_name(endpoint, self.endpoints)
+            raise RouteError(
+                f"there is no endpoint {endpoint!r}"
+                + (f"; did you mean {near!r}?" if near is not None else "")
+            )
+        try:
+            url = adapter.build(
+                full,
+                values,
+                method,
+                force_external=bool(scheme) if external is None else bool(external),
+                url_scheme=scheme,
+            )
+        except BuildError:
+            raise RouteError(self._why_not(full, method, values)) from None
+        except (TypeError, ValueError) as error:
+            raise RouteError(f"cannot build a URL for {full!r}: {error}") from error
+        if anchor is not None:
+            url += "#" + quote(str(anchor), safe="!$&'()*+,/:;=?@")
+        return url
+
+    def _why_not(self, endpoint: str, method: str | None, values: Mapping[str, Any]) -> str:
+        message = f"cannot build a URL for {endpoint!r}"
+        given = {name for name, value in values.items() if value is not None}
+        rules = [
+            rule
+            for rule in self.map.iter_rules(endpoint)
+            if method is None or rule.methods is None or method.upper() in rule.methods
+        ]
+        if not rules:
+            return f"{message}: it does not take the method {method}"
+        missing = min((rule.arguments - given for rule in rules), key=len)
+        if missing:
+            return f"{message}: values missing: {', '.join(sorted(missing))}"
+        return f"{message} from these values: {dict(values)!r}"
+
+
+def _where(route: Route) -> str:
+    paths = ", ".join(path for path, _ in route.routes)
+    blueprint = route.bp.name if route.bp is not None else "none"
+    return f"{route.name} ({paths}; blueprint {blueprint!r})"
+
+
+def _settle_conflicts(declared: list[_Declared]) -> None:
+    """
+    Refuse a path and method that belong to two routes; let a HEAD that a route lists itself win.
+
+    Paths are the same if they look the same to the map, whatever their variables are called.
+    """
+    taken: dict[tuple[Any, ...], dict[str, Route]] = {}
+    for rule, route, methods in declared:
+        owners = taken.setdefault(_path_key(rule), {})
+        for method in methods:
+            other = owners.setdefault(method, route)
+            if other is not route:
+                raise RouteError(
+                    f"{method} {rule.rule} belongs to two routes: {_where(other)} "
+                    f"and {_where(route)}"
+                )
+    for rule, route, _ in declared:
+        if taken[_path_key(rule)].get("HEAD", route) is not route and rule.methods is not None:
+            rule.methods.discard("HEAD")
+
+
+def _path_key(rule: Rule) -> tuple[Any, ...]:
+    return tuple((part.content, part.static, part.final) for part in rule._parts)
