@@ -31,7 +31,8 @@ from kyoukai.server.loading import (
     load_yaml,
     parse_yaml,
 )
-from kyoukai.server.runner import exit_within, run, set_up_logging
+from kyoukai.server.runner import exit_within, run
+from kyoukai.server.setup import set_up_logging
 from kyoukai.server.tls import write_certificate
 
 if TYPE_CHECKING:

@@ -238,16 +238,23 @@ def check_trailers(headers: Iterable[Header]) -> None:
 
 
 def _check_fields(headers: Iterable[Header]) -> None:
-    for name, value in headers:
-        if name not in _good_names:
-            if not isinstance(name, bytes) or not _TOKEN.fullmatch(name):
-                raise InvalidResponse(f"header name {name!r} is no token")
-            if len(_good_names) < _NAMES_KEPT:
-                _good_names.add(name)
-        if not isinstance(value, bytes) or _BAD_VALUE.search(value):
-            raise InvalidResponse(f"header {name.decode()!r} has an illegal value {value[:80]!r}")
+    try:
+        for name, value in headers:
+            if name not in _good_names:
+                if not isinstance(name, bytes) or not _TOKEN.fullmatch(name):
+                    raise InvalidResponse(f"header name {name!r} is no token")
+                if len(_good_names) < _NAMES_KEPT:
+                    _good_names.add(name)
+            if not isinstance(value, bytes) or _BAD_VALUE.search(value):
+                raise InvalidResponse(
+                    f"header {name.decode()!r} has an illegal value {value[:80]!r}"
+                )
+    except InvalidResponse:
+        raise
+    except (TypeError, ValueError):
+        raise InvalidResponse(f"headers are pairs of bytes, not {headers!r:.80}") from None
 
 
 def bodyless(method: str, status: int) -> bool:
     """Whether a response has no body on the wire, whatever is sent (RFC 9110 section 6.4.1)."""
-    return method == "HEAD" or status in (204, 304) or status < 200
+    return method == "HEAD" or status in (204, 304)

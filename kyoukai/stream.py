@@ -17,7 +17,7 @@ from typing import Any, Protocol
 
 from kyoukai.body import CLOSED, IDLE, OPEN, RESET, RequestBody, Side
 from kyoukai.exceptions import InvalidResponse, PeerGone, StreamStateError
-from kyoukai.rules import Header, bodyless, check_trailers
+from kyoukai.rules import Header, bodyless, check_response_head, check_trailers
 
 __all__ = (
     "CLOSED",
@@ -252,9 +252,11 @@ class StreamState(RequestBody):
         self.sending = OPEN
         self.status = status
         try:
+            if type(body) is not bytes:
+                body = memoryview(body).cast("B")
             await self.protocol.send_response(self, status, headers, body)
-        except InvalidResponse:
-            self._take_back()
+        except (InvalidResponse, TypeError):
+            self._take_back()  # nothing has been written
             raise
 
     def send_head(self, status: int, headers: Sequence[Header]) -> None:
@@ -265,6 +267,7 @@ class StreamState(RequestBody):
         """
         if self.sending is not IDLE:
             self._out_of_order("a head")
+        check_response_head(status, headers)
         length = None
         for name, value in headers:
             if name == b"content-length" or name.lower() == b"content-length":

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import socket
+import struct
 from abc import ABC, abstractmethod
 from time import perf_counter
 from typing import TYPE_CHECKING, Any, Protocol, cast
@@ -29,6 +31,9 @@ if TYPE_CHECKING:
 __all__ = ("NEVER", "BaseProtocol", "Component", "Connections")
 
 logger = logging.getLogger("kyoukai.server")
+
+#: ``struct linger``: closing drops what is unsent, and resets.
+_NO_LINGER = struct.pack("ii", 1, 0)
 
 #: A deadline that does not come.
 NEVER = float("inf")
@@ -306,7 +311,11 @@ class BaseProtocol(asyncio.Protocol, ABC):
             self.transport.close()
 
     def abort(self) -> None:
-        """Cut the connection at once."""
+        """Cut the connection at once, with a reset, so that nothing looks like an orderly end."""
+        sock = self.transport.get_extra_info("socket")
+        if sock is not None and sock.family in (socket.AF_INET, socket.AF_INET6):
+            # Otherwise the kernel goes on sending what it has, and then ends in good order.
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _NO_LINGER)
         self.transport.abort()
 
     def shutdown(self) -> None:

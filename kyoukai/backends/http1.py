@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from kyoukai.backends.answers import reason, refusal, response_heads
 from kyoukai.backends.base import BaseProtocol, Component
 from kyoukai.exceptions import InvalidResponse
-from kyoukai.stream import OPEN, StreamState
+from kyoukai.stream import CLOSED, OPEN, StreamState
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -222,7 +222,9 @@ class Http1Protocol(BaseProtocol):
         stream.finished()
         if self._logs_access:
             self.component.log_access(stream)
-        if stream.receiving is not OPEN:
+        if self._lingering:
+            pass  # more than is dropped for an early answer had come already
+        elif stream.receiving is not OPEN:
             self.exchange_complete(stream)
         elif stream.closes:
             self.linger()
@@ -258,7 +260,8 @@ class Http1Protocol(BaseProtocol):
         waiting = tuple(self._streams)
         self._streams.clear()
         for stream in waiting:
-            self.lose(stream)
+            if stream.sending is not CLOSED:
+                self.lose(stream)
         if self.is_lost:
             return
         if self._half_closed:
@@ -296,7 +299,7 @@ class Http1Protocol(BaseProtocol):
         self._streams.clear()
         self.drop_input()
         for stream in streams:
-            over = stream.status and stream.sending is not OPEN
+            over = stream.sending is CLOSED
             self.lose(stream)
             if self._logs_access and not over:
                 self.component.log_access(stream)

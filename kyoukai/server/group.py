@@ -35,7 +35,7 @@ logger = logging.getLogger("kyoukai.server")
 current_group: ContextVar[ServerGroup | None] = ContextVar("current_group", default=None)
 
 #: Seconds that requests which were cut have to end, before the program ends without them.
-_LAST_MOMENT = 0.5
+_LAST_MOMENT = 0.3
 
 #: What accept() says when descriptors or memory have run out.
 _EXHAUSTED = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
