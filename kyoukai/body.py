@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import io
 import tempfile
-from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from enum import Enum
@@ -50,7 +49,7 @@ _FILE_CHUNK = 65536
 _SMALL = 1024
 
 
-class RequestBody(ABC):
+class RequestBody:
     """
     The body of a request.
 
@@ -84,11 +83,9 @@ class RequestBody(ABC):
 
     # -- What the stream defines ---------------------------------------------------------------
 
-    @abstractmethod
     def consumed(self, size: int) -> None:
         """That many bytes were taken, or will never be: the peer may send as many more."""
 
-    @abstractmethod
     def ask_for_body(self) -> None:
         """The application wants the body that the client holds back."""
 
@@ -107,7 +104,7 @@ class RequestBody(ABC):
         self.received += size
         if self.body_limit is not None and self.received > self.body_limit:
             self.body_failed(BodyTooLarge(self.body_limit))
-        if self._discarding:
+        if self._discarding or not size:  # a frame may be all padding
             self.consumed(cost)
             return
         self.continue_expected = False
@@ -216,7 +213,14 @@ class RequestBody(ABC):
                 size += len(data)
                 if size > spool_size and isinstance(file, io.BytesIO):
                     data = file.getvalue() + data
-                    file = await loop.run_in_executor(None, _open_spool, spool_dir)
+                    opening = loop.run_in_executor(None, _open_spool, spool_dir)
+                    try:
+                        file = await asyncio.shield(opening)
+                    except asyncio.CancelledError:  # the thread opens it all the same
+                        await asyncio.wait((opening,))
+                        if opening.exception() is None:
+                            file = opening.result()
+                        raise
                 if isinstance(file, io.BytesIO):
                     file.write(data)
                 else:

@@ -37,6 +37,9 @@ __all__ = (
     "header_pairs",
 )
 
+#: Bytes that a protocol gets at a time, as from a socket.
+_READ_SIZE = 262144
+
 HeaderList = Mapping[str, str] | Iterable[tuple[str, str]]
 
 
@@ -134,7 +137,7 @@ class MemoryTransport(asyncio.Transport):
     def resume_reading(self) -> None:
         """Take bytes again."""
         self._reading = True
-        self._deliver()
+        self._loop.call_soon(self._deliver)  # never at once, as with sockets
 
     # -- What the test calls -------------------------------------------------------------------
 
@@ -159,7 +162,8 @@ class MemoryTransport(asyncio.Transport):
 
     def feed(self, data: bytes) -> None:
         """Send bytes to the protocol; they wait while it has paused reading."""
-        self._pending.append(data)
+        for start in range(0, len(data), _READ_SIZE):  # no socket gives more at a time
+            self._pending.append(data[start : start + _READ_SIZE])
         self._deliver()
 
     def feed_eof(self) -> None:
@@ -461,4 +465,5 @@ class _ResponseReader:
 
 
 def header_pairs(headers: HeaderList) -> list[tuple[str, str]]:
+    """Return headers as a list of pairs."""
     return list(headers.items() if isinstance(headers, Mapping) else headers)

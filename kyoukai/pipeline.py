@@ -12,8 +12,6 @@ import asyncio
 import inspect
 import logging
 from collections.abc import Awaitable, Callable, Iterable
-from contextvars import copy_context
-from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 
 from werkzeug.exceptions import (
@@ -39,11 +37,11 @@ from kyoukai.exceptions import (
     PeerGone,
 )
 from kyoukai.route import UNSET
-from kyoukai.rules import bodyless
+from kyoukai.sending import ResponseSender
 from kyoukai.stream import CLOSED, IDLE
 from kyoukai.util import plain_response, wrap_response
 from kyoukai.wrappers import Response
-from kyoukai.wsgi import application_path, create_wsgi_environment
+from kyoukai.wsgi import application_path
 
 if TYPE_CHECKING:
     from asphalt.core import Context
@@ -53,7 +51,7 @@ if TYPE_CHECKING:
     from kyoukai.config import ServerConfig
     from kyoukai.route import Route
     from kyoukai.rules import Header
-    from kyoukai.stream import Payload, StreamState
+    from kyoukai.stream import StreamState
     from kyoukai.wrappers import Request
 
     #: An answer that needs no ``Response``: status, constant headers, body.
@@ -71,7 +69,7 @@ class InsufficientStorage(HTTPException):
     description = "The server has no room for the request's body."
 
 
-class RequestPipeline:
+class RequestPipeline(ResponseSender):
     """
     The way of a request, as steps to override.
 
@@ -91,13 +89,17 @@ class RequestPipeline:
         self._plain = app.response_class is Response
         context_class = app.context_class
         self._new_context = context_factory(context_class)
+        self._matched, self._invoked = app.route_matched, app.route_invoked
+        self._completed = app.route_completed
         self._signals = (
-            (app.route_matched, context_class.route_matched),
-            (app.route_invoked, context_class.route_invoked),
-            (app.route_completed, context_class.route_completed),
+            (self._matched, context_class.route_matched),
+            (self._invoked, context_class.route_invoked),
+            (self._completed, context_class.route_completed),
         )
-        # The containers that show whether anyone listens, looked at for each request.
-        self._bound = [_listened(signal) for _, signal in self._signals]
+        # What shows whether any context listens, looked at for each request.
+        self._bound_matched, self._bound_invoked, self._bound_completed = (
+            _listened(signal) for _, signal in self._signals
+        )
 
     # -- The steps -----------------------------------------------------------------------------
 
@@ -153,7 +155,7 @@ class RequestPipeline:
         request.context = ctx
         token = set_current(ctx)
         try:
-            answer = await self._respond(ctx)
+            answer = await self._respond(ctx, request)
         finally:
             if request.pipeline is None:  # otherwise the task is the request's own
                 reset_current(token)
@@ -217,7 +219,7 @@ class RequestPipeline:
         :raises PeerGone: if the client left
         """
         try:
-            await self._send(response, stream, request)
+            await self.send_on(response, stream, request)
         except BaseException as error:
             ctx = None if request is None else request.context
             if isinstance(ctx, HTTPRequestContext) and ctx.exception is None:
@@ -236,7 +238,7 @@ class RequestPipeline:
             if stream.sending is not IDLE:
                 stream.reset("the response is not whole")
                 return
-            await self._send(_internal_error(), stream, request)
+            await self.send_on(_internal_error(), stream, request)
 
     # -- The short way -------------------------------------------------------------------------
 
@@ -249,10 +251,11 @@ class RequestPipeline:
         request = app.request_class(stream, self.settings)
         ctx = self._new_context(app, request, self.parent_context)
         request.context = ctx
+        touched = ctx.__dict__  # its attributes cost much more: Asphalt's contexts look upwards
         set_current(ctx)  # the task is this request's own: nothing to take back
         try:
-            answer = await self._respond(ctx)
-            if type(answer) is tuple and "trailers" not in ctx.__dict__:
+            answer = await self._respond(ctx, request)
+            if type(answer) is tuple and "trailers" not in touched:
                 await stream.send_response(*answer)
             else:
                 await self.send_response(_response(answer, app), stream, request)
@@ -261,7 +264,7 @@ class RequestPipeline:
         except InvalidResponse:  # of a plain answer; the long way says what is wrong
             await self.send_response(_response(answer, app), stream, request)
         finally:
-            if "_teardown_callbacks" in ctx.__dict__:
+            if "_teardown_callbacks" in touched:
                 await self.close_context(request)
 
     async def close_context(self, request: Request) -> None:
@@ -275,10 +278,10 @@ class RequestPipeline:
 
     # -- Match, hooks, handler -----------------------------------------------------------------
 
-    async def _respond(self, ctx: HTTPRequestContext) -> WerkzeugResponse | Plain:
+    async def _respond(self, ctx: HTTPRequestContext, request: Request) -> WerkzeugResponse | Plain:
         """Match the request, run hooks and handler; whatever they raise becomes an answer."""
         app = self.app
-        stream = ctx.request.state
+        stream = request.state
         try:
             if stream is not None:
                 head = stream.head
@@ -289,7 +292,6 @@ class RequestPipeline:
                     head.method, path, head.authority, head.scheme, head.root_path, head.query
                 )
             else:
-                request = ctx.request
                 hit = app.root.match_head(
                     request.method,
                     request.path,
@@ -303,9 +305,8 @@ class RequestPipeline:
             ctx.bp = route.bp
             ctx.rule = hit.rule
             params = ctx.params = hit.params
-            matched, invoked, completed = self._signals
-            if matched[0].listeners or self._bound[0]:
-                _dispatch(matched, ctx)
+            if self._matched.listeners or self._bound_matched:
+                _dispatch(self._signals[0], ctx)
             if hit.automatic_options:
                 return _options(hit.allowed)
             if stream is not None:
@@ -313,8 +314,8 @@ class RequestPipeline:
                     stream.cancel_on_disconnect = False
                 if stream.receiving is not CLOSED or stream.received:
                     await self._take_body(stream, hit)
-            if invoked[0].listeners or self._bound[1]:
-                _dispatch(invoked, ctx)
+            if self._invoked.listeners or self._bound_invoked:
+                _dispatch(self._signals[1], ctx)
             if hit.needs_check:
                 route.check_route_args(params)
             for hook in hit.before:
@@ -332,18 +333,18 @@ class RequestPipeline:
                 elif route.is_generator:
                     value = route.function(ctx, **params)
                 else:
-                    value = await self._in_thread(route.function, ctx, **params)
+                    value = await self.in_thread(route.function, ctx, **params)
             if not hit.after and self._plain:
                 plain = plain_response(value)
-                if plain is not None and not completed[0].listeners and not self._bound[2]:
+                if plain is not None and not (self._completed.listeners or self._bound_completed):
                     return plain
             response = wrap_response(value, app.response_class)
             for hook in hit.after:
                 outcome = await self._call(hook, ctx, response)
                 if outcome is not None:
                     response = wrap_response(outcome, app.response_class)
-            if completed[0].listeners or self._bound[2]:
-                _dispatch(completed, ctx, result=response)
+            if self._completed.listeners or self._bound_completed:
+                _dispatch(self._signals[2], ctx, result=response)
             return response
         except RequestRedirect as redirect:
             return redirect.get_response(ctx.environ)
@@ -366,21 +367,7 @@ class RequestPipeline:
         """Call a hook: a coroutine function, or a plain function, in a thread."""
         if inspect.iscoroutinefunction(function):
             return await function(*args)
-        return await self._in_thread(function, *args)
-
-    async def _in_thread(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        value = await self._threaded(partial(copy_context().run, function, *args, **kwargs))
-        return await value if inspect.isawaitable(value) else value
-
-    async def _threaded(self, work: Callable[[], Any]) -> Any:
-        """Run something in a thread; when cancelled, wait until it lets go of the request."""
-        future = self.app.thread_pool(self.settings.handler_threads).submit(_no_stop, work)
-        try:
-            return await asyncio.wrap_future(future)
-        except asyncio.CancelledError:
-            if future.running():
-                await asyncio.gather(asyncio.wrap_future(future), return_exceptions=True)
-            raise
+        return await self.in_thread(function, *args)
 
     # -- Errors --------------------------------------------------------------------------------
 
@@ -432,47 +419,6 @@ class RequestPipeline:
             response.status_code = code or 500
         return response
 
-    # -- Sending -------------------------------------------------------------------------------
-
-    async def _send(
-        self, response: WerkzeugResponse, stream: StreamState, request: Request | None
-    ) -> None:
-        environ = create_wsgi_environment(stream) if request is None else request.environ
-        trailers = _trailers(request)
-        run: Callable[..., Any] = copy_context().run  # an iterable's steps share one context
-        try:
-            headers = _pairs(response.get_wsgi_headers(environ))
-            status = response.status_code
-            if response.is_sequence and not trailers:
-                body = b"".join(response.iter_encoded())
-                await stream.send_response(status, headers, body)
-                return
-            if trailers:
-                headers = [pair for pair in headers if pair[0].lower() != b"content-length"]
-            stream.send_head(status, headers)
-            if not bodyless(stream.head.method, status):
-                source: Any = response.response
-                if hasattr(source, "__aiter__"):
-                    async for chunk in source:
-                        await stream.send_data(_encode(chunk))
-                else:
-                    step = partial(run, next, response.iter_encoded(), _END)
-                    while (chunk := await self._threaded(step)) is not _END:
-                        await stream.send_data(_encode(chunk))
-            await stream.end(_pairs(_trailers(request)))
-        finally:
-            await self._close(response, run)
-
-    async def _close(self, response: WerkzeugResponse, run: Callable[..., Any]) -> None:
-        """Close a response and what it iterates over, where that ran."""
-        source: Any = response.response
-        if response.is_sequence or hasattr(source, "__aiter__"):
-            if hasattr(source, "aclose"):
-                await source.aclose()
-            response.close()
-        else:
-            await self._threaded(partial(run, response.close))
-
 
 #: The steps that decide whether a pipeline takes the short way.
 _STEPS = (
@@ -485,7 +431,6 @@ _STEPS = (
     "finalize_response",
     "send_response",
 )
-_END = object()
 
 #: What ends a request's task or the program, and so is never turned into an answer.
 _THROUGH = (asyncio.CancelledError, GeneratorExit, KeyboardInterrupt)
@@ -509,14 +454,6 @@ def _name_of(request: Request) -> str:
     route = getattr(ctx, "route", None)
     name = "request" if route is None else f"route {route.name}"
     return f"{name} ({request.method} {request.path!r})"
-
-
-def _no_stop(work: Callable[[], Any]) -> Any:
-    """Call something in a thread; a future cannot hold a ``StopIteration``."""
-    try:
-        return work()
-    except StopIteration as error:
-        raise RuntimeError("StopIteration was raised in a thread") from error
 
 
 def _options(allowed: Iterable[str]) -> Plain:
@@ -563,25 +500,3 @@ def _response(answer: WerkzeugResponse | Plain, app: Kyoukai) -> WerkzeugRespons
     for name, value in headers:
         response.headers.add(name.decode(), value.decode())
     return response
-
-
-def _trailers(request: Request | None) -> Any:
-    """Return the trailers as they are now; they may change until the body ends."""
-    if request is None or request.context is None:
-        return ()
-    return request.context.__dict__.get("trailers", ())
-
-
-def _pairs(headers: Iterable[tuple[str, str]]) -> list[Header]:
-    try:
-        return [(name.encode("ascii"), value.encode("latin-1")) for name, value in headers]
-    except UnicodeEncodeError as error:
-        raise InvalidResponse(f"a header is not in Latin-1: {error.object!r}") from None
-
-
-def _encode(chunk: Any) -> Payload:
-    if isinstance(chunk, str):
-        return chunk.encode()
-    if isinstance(chunk, bytes | bytearray | memoryview):
-        return chunk
-    raise TypeError(f"a streamed body yields str or bytes, not {type(chunk).__name__}")

@@ -119,6 +119,8 @@ def plain_response(value: Any) -> tuple[int, tuple[Header, ...], bytes] | None:
         return 204, NO_HEADERS, b""
     if kind is tuple and len(value) == 2 and type(value[1]) is int:
         body, status = value
+        if status == 304:
+            return None  # it keeps some headers and loses others: Werkzeug knows which
         if body is None:
             return status, NO_HEADERS, b""
         plain = None if type(body) is tuple else plain_response(body)

@@ -12,6 +12,7 @@ import logging
 import socket
 import struct
 from abc import ABC, abstractmethod
+from contextvars import copy_context
 from time import perf_counter
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
@@ -146,31 +147,59 @@ class BaseProtocol(asyncio.Protocol, ABC):
         by hand, as the interface of a component knows its own
     """
 
-    transport: asyncio.Transport
-    client: tuple[str, int] | None = None
-    server: tuple[str, int | None] | None = None
-    tls: Any = None
-    scheme: str = "http"
-    #: Whether the transport is closed.
-    is_lost: bool = False
-    #: Whether the connection takes no more requests.
-    closing: bool = False
-    write_paused: bool = False
-    reading_paused: bool = False
-
-    _read_deadline: float = NEVER
-    _write_deadline: float = NEVER
-    _timer: asyncio.TimerHandle | None = None
-    _timer_at: float = NEVER
-    _unsent: int = 0
+    # Slots, because a connection has more attributes than Python keeps fast in a dict.
+    __slots__ = (
+        "__weakref__",
+        "_context",
+        "_logs_access",
+        "_read_deadline",
+        "_timer",
+        "_timer_at",
+        "_unsent",
+        "_write_deadline",
+        "_write_waiters",
+        "client",
+        "closing",
+        "component",
+        "config",
+        "connections",
+        "interface",
+        "is_lost",
+        "loop",
+        "parent_context",
+        "reading_paused",
+        "scheme",
+        "server",
+        "tls",
+        "transport",
+        "write_paused",
+    )
 
     def __init__(self, component: Component, parent_context: Context | None = None) -> None:
+        self.transport: asyncio.Transport
+        self.client: tuple[str, int] | None = None
+        self.server: tuple[str, int | None] | None = None
+        self.tls: Any = None
+        self.scheme = "http"
+        #: Whether the transport is closed.
+        self.is_lost = False
+        #: Whether the connection takes no more requests.
+        self.closing = False
+        self.write_paused = False
+        self.reading_paused = False
+        self._read_deadline = NEVER
+        self._write_deadline = NEVER
+        self._timer: asyncio.TimerHandle | None = None
+        self._timer_at = NEVER
+        self._unsent = 0
         self.component = component
         self.parent_context = parent_context
         self.config = component.config
         self.interface = component.interface
         self.connections = component.connections
         self.loop = asyncio.get_running_loop()
+        # Each request runs in a copy: the task of the one before may be what starts it.
+        self._context = copy_context()
         self._logs_access = component.config.access_log
         self._write_waiters: list[asyncio.Future[None]] = []
 
@@ -383,7 +412,9 @@ class BaseProtocol(asyncio.Protocol, ABC):
         """
         if self._logs_access:
             stream.started = perf_counter()
-        task = self.loop.create_task(self.run_stream(stream, interface or self.interface))
+        task = self.loop.create_task(
+            self.run_stream(stream, interface or self.interface), context=self._context.copy()
+        )
         stream.task = task
         self.connections.tasks.add(task)
 
@@ -398,21 +429,23 @@ class BaseProtocol(asyncio.Protocol, ABC):
     async def run_stream(self, stream: StreamState, interface: Interface) -> None:
         """Run an interface, and see to it that the stream ends whatever happens."""
         try:
-            await interface(stream)
-            if stream.sending is IDLE:
-                logger.error("%s %s: the application sent no answer", *_where(stream))
-            elif stream.sending is OPEN:
-                logger.error("%s %s: the application did not end its answer", *_where(stream))
-        except PeerGone:
-            pass
-        except asyncio.CancelledError:
-            if self.is_lost or self.connections.closing:
-                stream.reset("cancelled")
-            elif stream.sending is IDLE:
-                logger.error("%s %s: the application was cancelled", *_where(stream))
-        except Exception:
-            logger.exception("%s %s: unhandled error in the application", *_where(stream))
-        try:
+            try:
+                await interface(stream)
+                if stream.sending is IDLE:
+                    logger.error("%s %s: the application sent no answer", *_where(stream))
+                elif stream.sending is OPEN:
+                    logger.error("%s %s: the application did not end its answer", *_where(stream))
+            except PeerGone:
+                pass
+            except asyncio.CancelledError:
+                if self.is_lost or self.connections.closing:
+                    stream.reset("cancelled")
+                elif stream.sending is IDLE or stream.sending is OPEN:
+                    logger.error("%s %s: the application was cancelled", *_where(stream))
+            except (KeyboardInterrupt, GeneratorExit):
+                raise
+            except BaseException:
+                logger.exception("%s %s: unhandled error in the application", *_where(stream))
             if stream.sending is IDLE:
                 await stream.send_response(*refusal(500))
             elif stream.sending is OPEN:

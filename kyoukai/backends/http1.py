@@ -52,12 +52,13 @@ class Http1Protocol(BaseProtocol):
     :param parent_context: the Asphalt context of its requests' contexts
     """
 
-    _half_closed: bool = False
-    _lingering: bool = False
+    __slots__ = ("_half_closed", "_heads", "_lingering", "_streams")
 
     def __init__(self, component: Component, parent_context: Context | None = None) -> None:
         super().__init__(component, parent_context)
         self._streams: deque[H1State] = deque()
+        self._half_closed = False
+        self._lingering = False
         self._heads = response_heads(component.config.server_header)
 
     # -- What the parsing half defines ---------------------------------------------------------
@@ -213,10 +214,7 @@ class Http1Protocol(BaseProtocol):
         """Answer a request, once those before it are answered."""
         self._streams.append(stream)
         if len(self._streams) == 1:
-            self._start(stream)
-
-    def _start(self, stream: H1State) -> None:
-        self.start_stream(stream, None if stream.refused is None else _answer_refusal)
+            self.start_stream(stream, _answer_refusal if stream.refused else None)
 
     def _response_complete(self, stream: H1State) -> None:
         stream.finished()
@@ -242,7 +240,8 @@ class Http1Protocol(BaseProtocol):
                 self.close()
             return
         if streams:
-            self._start(streams[0])
+            following = streams[0]
+            self.start_stream(following, _answer_refusal if following.refused else None)
         self.next_request()
         if self._half_closed and not streams:
             self.close()

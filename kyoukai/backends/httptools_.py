@@ -73,28 +73,40 @@ class HttpToolsProtocol(Http1Protocol):
     :param parent_context: the Asphalt context of its requests' contexts
     """
 
-    _dropped: bool = False
-    _parsing: bool = False
-    # The head that is being parsed: bytes fed, blank lines before it, whether its time runs.
-    _fed: int = 0
-    _blank: int = 0
-    _searched: int = 0
-    _timed: bool = False
-    _twice: bool = False
-    _head_done: bool = False
-    _requests: int = 0
-    # The body that is being parsed.
-    _message_done: bool = False
-    _remaining: int = 0
-    _discarded: int = 0
-    _asked: float = 0.0
-    _looked: float = 0.0
-    # The chunks that are being parsed.
-    _tail: bytes = b""
-    _excess: int = 0
-    _chunks: int = 0
-    _chunk_bytes: int = 0
-    _trailer_bytes: int = 0
+    __slots__ = (
+        "_asked",
+        "_blank",
+        "_buffer",
+        "_chunk_bytes",
+        "_chunks",
+        "_discarded",
+        "_dropped",
+        "_excess",
+        "_fed",
+        "_head_done",
+        "_headers",
+        "_incoming",
+        "_keep_alive",
+        "_looked",
+        "_max_head_size",
+        "_max_headers",
+        "_max_target_size",
+        "_message_done",
+        "_parser",
+        "_parsing",
+        "_phase",
+        "_pieces",
+        "_remaining",
+        "_requests",
+        "_searched",
+        "_special",
+        "_tail",
+        "_target",
+        "_timed",
+        "_trailer_bytes",
+        "_twice",
+        "_version",
+    )
 
     def __init__(self, component: Component, parent_context: Context | None = None) -> None:
         super().__init__(component, parent_context)
@@ -107,6 +119,32 @@ class HttpToolsProtocol(Http1Protocol):
         self._headers: list[Header] = []
         self._special: dict[bytes, bytes] = {}
         self._pieces: list[bytes] = []
+        self._twice = False
+        self._head_done = False
+        # Bytes of the head that were fed, blank lines before it, whether its time runs.
+        self._fed = 0
+        self._blank = 0
+        self._searched = 0
+        self._timed = False
+        self._requests = 0
+        # The body that is being parsed.
+        self._message_done = False
+        self._remaining = 0
+        self._discarded = 0
+        self._asked = 0.0
+        self._looked = 0.0
+        # The chunks that are being parsed.
+        self._tail = b""
+        self._excess = 0
+        self._chunks = 0
+        self._chunk_bytes = 0
+        self._trailer_bytes = 0
+        self._dropped = False
+        self._parsing = False
+        self._keep_alive = component.config.keep_alive_timeout
+        self._max_head_size = component.config.max_head_size
+        self._max_headers = component.config.max_headers
+        self._max_target_size = component.config.max_target_size
 
     # -- Transport callbacks -------------------------------------------------------------------
 
@@ -125,7 +163,8 @@ class HttpToolsProtocol(Http1Protocol):
             and data[-4:] == b"\r\n\r\n"
             and data[0] in _FIRST_BYTES
             and data.find(b"\r\n\r\n") == len(data) - 4
-            and self._fed + len(data) <= self.config.max_head_size
+            and len(data) <= self._max_head_size
+            and not self._fed
             and not self._streams
         ):
             self._feed_head(data)
@@ -253,9 +292,9 @@ class HttpToolsProtocol(Http1Protocol):
             self._refuse(400, "The request is malformed.")
             return
         try:
-            if len(self._target) > self.config.max_target_size:
+            if len(self._target) > self._max_target_size:
                 raise ProtocolError(414, "The request target is too long.")
-            if len(self._headers) > self.config.max_headers:
+            if len(self._headers) > self._max_headers:
                 raise ProtocolError(431, "The request has too many headers.")
             if self._head_done:
                 self._open_stream(upgrade)
@@ -331,7 +370,7 @@ class HttpToolsProtocol(Http1Protocol):
                 method,
                 target,
                 raw_path,
-                decode_path(raw_path),
+                decode_path(raw_path) if b"%" in raw_path else raw_path.decode(),
                 query,
                 scheme,
                 authority,
@@ -624,7 +663,7 @@ class HttpToolsProtocol(Http1Protocol):
         elif self.closing:
             self.shutdown()
         else:
-            self.set_read_deadline(self.config.keep_alive_timeout)
+            self.set_read_deadline(self._keep_alive)
 
     def drop_input(self) -> None:
         """Make no more requests of what comes."""

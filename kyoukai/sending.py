@@ -1,0 +1,136 @@
+"""
+Sending Werkzeug responses on streams, and running in threads what would block the loop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+from collections.abc import Callable, Iterable
+from contextvars import copy_context
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from kyoukai.exceptions import InvalidResponse
+from kyoukai.rules import bodyless
+from kyoukai.wsgi import create_wsgi_environment
+
+if TYPE_CHECKING:
+    from werkzeug.wrappers import Response as WerkzeugResponse
+
+    from kyoukai.app import Kyoukai
+    from kyoukai.config import ServerConfig
+    from kyoukai.rules import Header
+    from kyoukai.stream import Payload, StreamState
+    from kyoukai.wrappers import Request
+
+__all__ = ("ResponseSender",)
+
+_END = object()
+
+
+class ResponseSender:
+    """What the pipeline sends with, and where it runs synchronous code."""
+
+    app: Kyoukai
+    settings: ServerConfig
+
+    # -- Threads -------------------------------------------------------------------------------
+
+    async def in_thread(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        """Call a function in a thread, in a copy of this context; await what it returns."""
+        value = await self._run_in_thread(partial(copy_context().run, function, *args, **kwargs))
+        return await value if inspect.isawaitable(value) else value
+
+    async def _run_in_thread(self, work: Callable[[], Any], always: bool = False) -> Any:
+        """
+        Run something in a thread; when cancelled, wait until it lets go of the request.
+
+        :param always: whether it runs even if it is cancelled before it could begin
+        """
+        future = self.app.thread_pool(self.settings.handler_threads).submit(_no_stop, work)
+        result = asyncio.wrap_future(future)
+        try:
+            return await asyncio.shield(result)
+        except asyncio.CancelledError:
+            if always or not future.cancel():
+                await asyncio.gather(result, return_exceptions=True)
+            raise
+
+    # -- Sending -------------------------------------------------------------------------------
+
+    async def send_on(
+        self, response: WerkzeugResponse, stream: StreamState, request: Request | None
+    ) -> None:
+        """
+        Send a response, as a whole if it is one, else as it comes.
+
+        :param request: its request
+        :raises InvalidResponse: if its head may not be sent; another may then be
+        :raises PeerGone: if the client left
+        """
+        environ = create_wsgi_environment(stream) if request is None else request.environ
+        trailers = _trailers(request)
+        run: Callable[..., Any] = copy_context().run  # an iterable's steps share one context
+        try:
+            headers = _pairs(response.get_wsgi_headers(environ))
+            status = response.status_code
+            if response.is_sequence and not trailers:
+                body = b"".join(response.iter_encoded())
+                await stream.send_response(status, headers, body)
+                return
+            if trailers:
+                headers = [pair for pair in headers if pair[0].lower() != b"content-length"]
+            stream.send_head(status, headers)
+            if not bodyless(stream.head.method, status):
+                source: Any = response.response
+                if hasattr(source, "__aiter__"):
+                    async for chunk in source:
+                        await stream.send_data(_encode(chunk))
+                else:
+                    step = partial(run, next, response.iter_encoded(), _END)
+                    while (chunk := await self._run_in_thread(step)) is not _END:
+                        await stream.send_data(_encode(chunk))
+            await stream.end(_pairs(_trailers(request)))
+        finally:
+            await self._close(response, run)
+
+    async def _close(self, response: WerkzeugResponse, run: Callable[..., Any]) -> None:
+        """Close a response and what it iterates over, where that ran."""
+        source: Any = response.response
+        if response.is_sequence or hasattr(source, "__aiter__"):
+            if hasattr(source, "aclose"):
+                await source.aclose()
+            response.close()
+        else:
+            await self._run_in_thread(partial(run, response.close), always=True)
+
+
+def _no_stop(work: Callable[[], Any]) -> Any:
+    """Call something in a thread; a future cannot hold a ``StopIteration``."""
+    try:
+        return work()
+    except StopIteration as error:
+        raise RuntimeError("StopIteration was raised in a thread") from error
+
+
+def _trailers(request: Request | None) -> Any:
+    """Return the trailers as they are now; they may change until the body ends."""
+    if request is None or request.context is None:
+        return ()
+    return request.context.__dict__.get("trailers", ())
+
+
+def _pairs(headers: Iterable[tuple[str, str]]) -> list[Header]:
+    try:
+        return [(name.encode("ascii"), value.encode("latin-1")) for name, value in headers]
+    except UnicodeEncodeError as error:
+        raise InvalidResponse(f"a header is not in Latin-1: {error.object!r}") from None
+
+
+def _encode(chunk: Any) -> Payload:
+    if isinstance(chunk, str):
+        return chunk.encode()
+    if isinstance(chunk, bytes | bytearray | memoryview):
+        return chunk
+    raise TypeError(f"a streamed body yields str or bytes, not {type(chunk).__name__}")

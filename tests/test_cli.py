@@ -1,0 +1,578 @@
+"""The command line as users meet it: real processes, their lines, and their exit statuses."""
+
+from __future__ import annotations
+
+import json
+import re
+import resource
+import shutil
+import signal
+import socket
+import ssl
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+from support import Program, connect, get, only_line
+
+from kyoukai import __version__
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from support import Certificates
+
+    Start = Callable[..., Program]
+
+APP = """
+import asyncio, os, threading, time
+from kyoukai import Kyoukai
+
+app = Kyoukai("site")
+number = 7
+
+@app.route("/")
+async def index(ctx):
+    return "hello"
+
+@app.route("/users/<int:id>", methods=["GET", "PUT"])
+async def user(ctx, id: int):
+    return {"id": id, "root": ctx.request.script_root}
+
+@app.route("/slow")
+async def slow(ctx):
+    print("slow", flush=True)
+    await asyncio.sleep(0.5)
+    return "done"
+
+@app.route("/endless")
+async def endless(ctx):
+    print("endless", flush=True)
+    await asyncio.Event().wait()
+
+@app.route("/stuck")
+def stuck(ctx):
+    print("stuck", flush=True)
+    time.sleep(3600)
+
+@app.before_serving
+async def begin(ctx):
+    print("begin", flush=True)
+
+@app.after_serving
+async def end(ctx):
+    print("end", flush=True)
+"""
+
+COMPONENTS = """
+from asphalt.core import Component
+
+class Loud(Component):
+    def __init__(self, fails=False):
+        self.fails = fails
+
+    async def start(self, ctx):
+        print("loud starts", flush=True)
+        ctx.add_teardown_callback(lambda: print("loud ends", flush=True))
+        if self.fails:
+            raise RuntimeError("out of tune")
+"""
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    (tmp_path / "app.py").write_text(APP)
+    (tmp_path / "components.py").write_text(COMPONENTS)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def start(folder: Path, program: Start) -> Start:
+    return program
+
+
+@pytest.fixture
+def taken() -> socket.socket:
+    with socket.create_server(("127.0.0.1", 0)) as sock:
+        yield sock
+
+
+def fail(start: Start, *arguments: str) -> tuple[int, str]:
+    """Run a command that fails; return its status and its one line."""
+    running = start(*arguments)
+    status = running.finish()
+    return status, only_line(running.stderr)
+
+
+# -- kyoukai run ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("loop", ["auto", "asyncio", "uvloop"])
+def test_a_target_is_served_and_stops(start: Start, loop: str) -> None:
+    running = start("run", "app:app", "--bind", "127.0.0.1:0", "--loop", loop)
+    line = running.wait_for("Kyoukai")
+    found = re.fullmatch(
+        r"Kyoukai listening on http://127\.0\.0\.1:(\d+) \(httptools, kyoukai\)", line
+    )
+    assert found is not None
+    port = int(found[1])
+    assert get(port) == (200, b"hello")
+    assert get(port, "/users/7") == (200, b'{"id":7,"root":""}')
+    running.signal()
+    assert running.finish() == 0
+    assert running.stderr == line + "\n"
+    begin, first, second, end = running.output().splitlines()
+    assert (begin, end) == ("begin", "end")
+    assert re.match(r'\d{4}-.* 127\.0\.0\.1 "GET / HTTP/1\.1" 200 5 0\.\d+$', first)
+    assert '"GET /users/7 HTTP/1.1" 200' in second
+
+
+def test_the_installed_command() -> None:
+    command = Path(sys.executable).with_name("kyoukai")
+    ran = subprocess.run([command, "version"], capture_output=True, text=True, check=True)
+    assert ran.stdout.startswith(f"Kyoukai {__version__}\n")
+
+
+def test_a_file_is_served(start: Start, folder: Path) -> None:
+    (folder / "config.yaml").write_text(
+        """
+        component:
+          type: asphalt.core:ContainerComponent
+          components:
+            loud: {type: "components:Loud"}
+            kyoukai: {app: "app:app", port: 0, settings: {root_path: /site}}
+            second: {type: kyoukai, app: "app:app", port: 0, settings: {access_log: false}}
+        """
+    )
+    running = start("run", "config.yaml")
+    first, second = (int(url.rpartition(":")[2]) for url in running.urls(2))
+    assert get(first, "/site/users/7")[1] == b'{"id":7,"root":"/site"}'
+    assert get(second, "/users/7")[1] == b'{"id":7,"root":""}'
+    running.signal(signal.SIGINT)
+    assert running.finish() == 0
+    lines = running.output().splitlines()
+    assert lines[:2] == ["loud starts", "begin"]
+    assert lines[-2:] == ["end", "loud ends"]
+    assert len(lines) == 5
+
+
+def test_services_loops_and_folders(start: Start, folder: Path) -> None:
+    (folder / "sub").mkdir()
+    (folder / "app.py").rename(folder / "sub" / "app.py")
+    (folder / "config.yaml").write_text(
+        """
+        event_loop_policy: uvloop
+        max_threads: 2
+        logging:
+          version: 1
+          formatters: {json: {"()": kyoukai.server.access_log.JsonFormatter}}
+          handlers: {out: {class: logging.StreamHandler, formatter: json, stream: ext://sys.stdout}}
+          root: {handlers: [out], level: INFO}
+        services:
+          one: {component: {type: "components:Loud"}}
+          two: {component: {type: kyoukai, app: "app:app", port: !Env PORT_TEXT}}
+          three: {component: {type: kyoukai, app: "app:app", port: 0}}
+        """
+    )
+    running = start("run", "config.yaml", "--app-dir", "sub", env={"ASPHALT_SERVICE": "three"})
+    assert get(running.port()) == (200, b"hello")
+    running.signal()
+    assert running.finish() == 0
+    entries = [json.loads(line) for line in running.output().splitlines() if line[0] == "{"]
+    (access,) = [each for each in entries if each["logger"] == "kyoukai.access"]
+    assert (access["path"], access["status"]) == ("/", 200)
+    status, line = fail(start, "run", "config.yaml", "--app-dir", "sub", "--service", "two")
+    assert status == 1
+    assert "component: port must be a number from 0 to 65535, not None" in line
+
+
+def test_several_addresses_and_tls(start: Start, folder: Path, certificates: Certificates) -> None:
+    running = start(
+        "run",
+        "app:app",
+        *("--bind", "127.0.0.1:0", "--bind", "unix:app.sock", "--tls-bind", "127.0.0.1:0"),
+        *("--certfile", certificates.path("a.pem"), "--keyfile", certificates.path("a-key.pem")),
+        "--no-access-log",
+    )
+    plain, unix, secure = running.urls(3)
+    assert get(int(plain.rpartition(":")[2])) == (200, b"hello")
+    assert unix == "unix:app.sock"
+    with socket.socket(socket.AF_UNIX) as client:
+        client.connect("app.sock")
+        client.sendall(b"GET / HTTP/1.0\r\n\r\n")
+        assert client.makefile("rb").read().endswith(b"hello")
+    assert secure.startswith("https://127.0.0.1:")
+    context = certificates.trusting("a")
+    assert get(int(secure.rpartition(":")[2]), context=context) == (200, b"hello")
+    running.signal()
+    assert running.finish() == 0
+    assert running.output() == "begin\nend\n"
+    assert not (folder / "app.sock").exists()
+
+
+def test_settings_of_the_command_line_come_first(start: Start, folder: Path) -> None:
+    (folder / "config.yaml").write_text(
+        "component: {type: kyoukai, app: 'app:app', ip: 192.0.2.1, port: 80,"
+        " settings: {root_path: /old, access_log: true}}\n"
+    )
+    running = start(
+        "run",
+        "config.yaml",
+        *("--bind", "127.0.0.1:0", "--root-path", "/new", "--no-access-log"),
+        *("--set", "server_header=Test", "--set", "max_headers=5"),
+    )
+    port = running.port()
+    assert get(port, "/new/users/7")[1] == b'{"id":7,"root":"/new"}'
+    with connect(port) as client:
+        client.sendall(b"GET / HTTP/1.0\r\n" + b"a: b\r\n" * 6 + b"\r\n")
+        answer = client.makefile("rb").read()
+    assert answer.startswith(b"HTTP/1.1 431 ")
+    assert b"\r\nserver: test\r\n" in answer.lower()
+    running.signal()
+    assert running.finish() == 0
+    assert running.output() == "begin\nend\n"
+
+
+def test_an_inherited_socket(start: Start, taken: socket.socket) -> None:
+    number = taken.fileno()
+    running = start("run", "app:app", "--bind", f"fd://{number}", pass_fds=(number,))
+    assert running.port() == taken.getsockname()[1]
+    taken.close()
+    running.signal()
+    assert running.finish() == 0
+
+
+# -- The end --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
+def test_a_slow_answer_is_finished(start: Start, loop: str) -> None:
+    running = start("run", "app:app", "--bind", "127.0.0.1:0", "--loop", loop)
+    port = running.port()
+    with connect(port) as client, connect(port) as idle:
+        client.sendall(b"GET /slow HTTP/1.1\r\nHost: a\r\n\r\n")
+        running.wait_for_output("slow")
+        running.signal()
+        assert idle.recv(1) == b""  # the drain has begun
+        with pytest.raises(ConnectionRefusedError):
+            connect(port)
+        answer = client.makefile("rb").read()
+    assert answer.endswith(b"done")
+    assert b"connection: close" in answer.lower()
+    assert running.finish() == 0
+    assert running.output().splitlines()[-1] == "end"
+
+
+@pytest.mark.parametrize("path", ["/endless", "/stuck"])
+def test_the_end_comes_within_a_second_of_the_time_limit(start: Start, path: str) -> None:
+    running = start("run", "app:app", "--bind", "127.0.0.1:0", "--set", "graceful_timeout=0.2")
+    with connect(running.port()) as client:
+        client.sendall(f"GET {path} HTTP/1.1\r\nHost: a\r\n\r\n".encode())
+        running.wait_for_output(path[1:])
+        running.signal()
+        before = time.monotonic()
+        assert running.finish() == 0
+        assert time.monotonic() - before < 1.2 + 0.5  # the interpreter's own end, on a busy machine
+    assert "cutting 1 connections and 1 requests" in running.stderr
+    assert running.output().splitlines()[-1] == "end"
+
+
+@pytest.mark.parametrize("path", ["/endless", "/stuck"])
+def test_a_second_signal_ends_at_once(start: Start, path: str) -> None:
+    running = start("run", "app:app", "--bind", "127.0.0.1:0", "--bind", "unix:app.sock")
+    port = int(running.urls(2)[0].rpartition(":")[2])
+    with connect(port) as client, connect(port) as idle:
+        client.sendall(f"GET {path} HTTP/1.1\r\nHost: a\r\n\r\n".encode())
+        running.wait_for_output(path[1:])
+        running.signal()
+        assert idle.recv(1) == b""
+        running.signal()
+        assert running.finish() == 128 + signal.SIGTERM
+    assert "second signal" in running.stderr
+    assert not Path("app.sock").exists()
+
+
+def test_a_signal_during_the_start(start: Start, folder: Path) -> None:
+    (folder / "app.py").write_text(
+        APP + "\n@app.before_serving\nasync def wait(ctx):\n    await asyncio.Event().wait()\n"
+    )
+    running = start("run", "app:app", "--bind", "127.0.0.1:0")
+    running.wait_for_output("begin")
+    running.signal()
+    assert running.finish() == 0
+    assert running.stderr == ""
+
+
+def test_certificates_are_replaced(start: Start, folder: Path, certificates: Certificates) -> None:
+    def copy(certificate: str, key: str) -> None:
+        shutil.copy(certificates.path(certificate), folder / "cert.pem")
+        shutil.copy(certificates.path(key), folder / "key.pem")
+
+    copy("a.pem", "a-key.pem")
+    running = start(
+        *("run", "app:app", "--tls-bind", "127.0.0.1:0"),
+        *("--certfile", "cert.pem", "--keyfile", "key.pem"),
+    )
+    port = running.port()
+    with connect(port, certificates.trusting("a")) as old:
+        copy("b.pem", "b-key.pem")
+        running.signal(signal.SIGHUP)
+        running.wait_for("was read again")
+        assert get(port, context=certificates.trusting("b")) == (200, b"hello")
+        copy("junk.pem", "a-key.pem")
+        running.signal(signal.SIGHUP)
+        line = running.wait_for("was not replaced")
+        assert "certfile: 'cert.pem' holds no certificate" in line
+        assert get(port, context=certificates.trusting("b")) == (200, b"hello")
+        with pytest.raises(ssl.SSLError):
+            get(port, context=certificates.trusting("a"))
+        old.sendall(b"GET / HTTP/1.0\r\n\r\n")
+        assert old.makefile("rb").read().endswith(b"hello")
+    running.signal()
+    assert running.finish() == 0
+
+
+def test_a_hangup_without_tls_changes_nothing(start: Start) -> None:
+    running = start("run", "app:app", "--bind", "127.0.0.1:0")
+    port = running.port()
+    running.signal(signal.SIGHUP)
+    assert get(port) == (200, b"hello")
+    running.signal()
+    assert running.finish() == 0
+
+
+@pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
+def test_it_recovers_when_descriptors_have_run_out(start: Start, loop: str) -> None:
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    running = start(
+        *("run", "app:app", "--bind", "127.0.0.1:0", "--loop", loop, "--no-access-log"),
+        *("--set", "max_connections=1000"),
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (40, hard)),
+    )
+    port = running.port()
+    clients = [connect(port) for _ in range(60)]
+    if loop == "asyncio":
+        running.wait_for("cannot accept connections: Too many open files")
+    for client in clients:
+        client.close()
+    before = time.monotonic()
+    assert get(port) == (200, b"hello")
+    assert time.monotonic() - before < 2
+    running.signal()
+    assert running.finish() == 0
+    assert running.stderr.count("cannot accept") <= 3
+    assert len(running.stderr.splitlines()) <= 4
+
+
+def test_the_default_limit_leaves_descriptors_free(start: Start) -> None:
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    running = start(
+        *("run", "app:app", "--bind", "127.0.0.1:0"),
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (100, hard)),
+    )
+    port = running.port()
+    clients = []
+    for _ in range(80):
+        clients.append(connect(port))
+        clients[-1].sendall(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+        assert clients[-1].recv(12) == b"HTTP/1.1 200"
+    with connect(port) as client:
+        assert client.makefile("rb").read().startswith(b"HTTP/1.1 503 ")
+    for client in clients:
+        client.close()
+    running.signal()
+    assert running.finish() == 0
+
+
+# -- What is wrong --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("run",), "Missing argument 'TARGET'"),
+        (("run", "app"), "'app' is no target; write module:attribute, or the name of a YAML"),
+        (("run", "none.yaml"), "there is no file 'none.yaml'"),
+        (("run", "app:app", "--bnd", "x"), "No such option"),
+        (("run", "app:app", "--bind", "8000"), "'8000' is no address; write HOST:PORT"),
+        (("run", "app:app", "--loop", "trio"), "'trio' is not one of"),
+        (("run", "app:app", "--log-level", "loud"), "'loud' is not one of"),
+        (("run", "app:app", "--app-dir", "none"), "Directory 'none' does not exist"),
+        (("run", "app:app", "--set", "a"), "'a' is not of the form NAME=VALUE"),
+        (("run", "app:app", "--set", "max_heders=1"), "did you mean 'max_headers'"),
+        (("run", "app:app", "--set", "max_headers=x"), "max_headers must be of type int"),
+        (("run", "app:app", "--set", "max_headers={"), "max_headers, line 1: "),
+        (("rum", "app:app"), "No such command 'rum'"),
+    ],
+)
+def test_usage(start: Start, arguments: tuple[str, ...], message: str) -> None:
+    status, line = fail(start, *arguments)
+    assert status == 2
+    assert line.startswith("Error: ")
+    assert message in line
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("no_module:app",), "'no_module:app': there is no module 'no_module' in "),
+        (("app:ap",), "'app:ap': 'app' has no 'ap'; did you mean 'app'?"),
+        (("app:number",), "app: 'app:number' is of type int, not a Kyoukai application"),
+        (("app:app", "--bind", "192.0.2.1:80"), "this machine does not have that address"),
+        (("app:app", "--tls-bind", "127.0.0.1:0"), "certfile is missing"),
+        (("app:app", "--certfile", "none", "--keyfile", "none"), "certfile: cannot read 'none'"),
+        (("app:app", "--root-path", "x"), "root_path must start with '/'"),
+        (("config.yaml",), "config.yaml, line 3: "),
+        (("wrong.yaml",), "wrong.yaml: component.components.kyoukai: unknown key 'prot'; did you"),
+        (("none.yml", "--set", "backlog=1"), "--set backlog: none.yml names no component"),
+        (("two.yaml", "--bind", "127.0.0.1:0"), "--bind: two.yaml has several components (a, b)"),
+        (("none.yml", "--no-access-log"), "--no-access-log: none.yml names no component"),
+    ],
+)
+def test_failures(start: Start, folder: Path, arguments: tuple[str, ...], message: str) -> None:
+    container = "component:\n  type: asphalt.core:ContainerComponent\n  components:\n"
+    (folder / "config.yaml").write_text("component:\n  type: kyoukai\n app: x\n")
+    (folder / "wrong.yaml").write_text(container + "    kyoukai: {app: 'app:app', prot: 1}\n")
+    ours = "{type: kyoukai, app: 'app:app', port: 0}\n"
+    (folder / "two.yaml").write_text(container + f"    a: {ours}    b: {ours}")
+    (folder / "none.yml").write_text("component: {type: 'components:Loud'}\n")
+    status, line = fail(start, "run", *arguments)
+    assert status == 1
+    assert line.startswith("Error: ")
+    assert message in line
+
+
+def test_a_taken_port_shows_before_any_component_starts(
+    start: Start, folder: Path, taken: socket.socket
+) -> None:
+    port = taken.getsockname()[1]
+    (folder / "config.yaml").write_text(
+        "component:\n  type: asphalt.core:ContainerComponent\n  components:\n"
+        "    loud: {type: 'components:Loud'}\n"
+        f"    kyoukai: {{app: 'app:app', port: {port}}}\n"
+    )
+    running = start("run", "config.yaml")
+    assert running.finish() == 1
+    assert only_line(running.stderr) == (
+        f"Error: config.yaml: component.components.kyoukai: cannot listen on 127.0.0.1:{port}:"
+        " it is taken by another program; change bind"
+    )
+    assert running.output() == ""
+
+
+@pytest.mark.parametrize(
+    ("code", "message"),
+    [
+        ("import missing_thing", "ModuleNotFoundError: No module named 'missing_thing'"),
+        ("1 / 0", "ZeroDivisionError: division by zero"),
+    ],
+)
+def test_the_users_own_error_has_its_traceback_and_one_line(
+    start: Start, folder: Path, code: str, message: str
+) -> None:
+    (folder / "app.py").write_text(f"import os\n{code}\n")
+    running = start("run", "app:app")
+    assert running.finish() == 1
+    *traceback, line = running.stderr.splitlines()
+    assert line == f"Error: 'app:app': the module 'app' cannot be imported: {message}"
+    assert sum(each.lstrip().startswith("File ") for each in traceback) == 1
+    assert 'app.py", line 2' in running.stderr
+
+
+def test_a_component_that_fails_to_start(start: Start, folder: Path) -> None:
+    (folder / "config.yaml").write_text(
+        "component:\n  type: asphalt.core:ContainerComponent\n  components:\n"
+        "    kyoukai: {app: 'app:app', port: 0}\n"
+        "    loud: {type: 'components:Loud', fails: true}\n"
+    )
+    running = start("run", "config.yaml")
+    assert running.finish() == 1
+    assert running.stderr.splitlines()[-1] == (
+        "Error: the application failed to start: RuntimeError: out of tune"
+    )
+    assert 'components.py", line 12' in running.stderr
+    assert running.output() == "loud starts\nloud ends\n"
+
+
+# -- The other commands ---------------------------------------------------------------------------
+
+
+def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "kyoukai", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+def test_routes(folder: Path) -> None:
+    ran = run("routes", "app:app")
+    assert ran.returncode == 0
+    lines = [line.split("  ") for line in ran.stdout.splitlines()]
+    table = [[cell.strip() for cell in line if cell] for line in lines]
+    assert table[0] == ["path", "methods", "endpoint", "host"]
+    assert ["/", "GET, HEAD", "site.index", "any"] in table
+    assert ["/users/<int:id>", "GET, HEAD, PUT", "site.user", "any"] in table
+
+
+def test_routes_of_a_file(folder: Path) -> None:
+    (folder / "other.py").write_text(
+        "from kyoukai import Kyoukai\napp = Kyoukai('other', host='example.org')\n"
+        "@app.route('/there')\nasync def there(ctx): ...\n"
+    )
+    (folder / "config.yaml").write_text(
+        "component:\n  type: asphalt.core:ContainerComponent\n  components:\n"
+        "    kyoukai: {app: 'app:app'}\n"
+        "    again: {type: kyoukai, app: 'app:app'}\n"
+        "    other: {type: kyoukai, app: 'other:app'}\n"
+    )
+    ran = run("routes", "config.yaml")
+    assert ran.returncode == 0
+    lines = ran.stdout.splitlines()
+    assert lines.count("site:") == lines.count("other:") == 1
+    assert re.search(r"^/there +GET, HEAD +other\.there +example\.org$", ran.stdout, re.M)
+
+
+@pytest.mark.parametrize(
+    ("target", "message"),
+    [
+        ("app:number", "'app:number' is not a Kyoukai application"),
+        ("none.yml", "'none.yml' has no component that serves an application"),
+    ],
+)
+def test_routes_of_something_else(folder: Path, target: str, message: str) -> None:
+    (folder / "none.yml").write_text("component: {type: 'components:Loud'}\n")
+    ran = run("routes", target)
+    assert ran.returncode == 1
+    assert only_line(ran.stderr) == f"Error: {message}"
+
+
+def test_cert(folder: Path) -> None:
+    ran = run("cert", "certs")
+    assert ran.returncode == 0
+    assert ran.stdout.splitlines() == ["certs/localhost.pem", "certs/localhost-key.pem"]
+    again = run("cert", "certs")
+    assert again.returncode == 1
+    assert only_line(again.stderr) == "Error: certs/localhost.pem exists; --force replaces it"
+    assert run("cert", "--force", "certs").returncode == 0
+
+
+def test_cert_without_its_extra(folder: Path) -> None:
+    (folder / "cryptography.py").write_text("raise ImportError\n")
+    ran = run("cert")
+    assert ran.returncode == 1
+    assert 'pip install "kyoukai[cert]"' in only_line(ran.stderr)
+
+
+def test_help_lists_what_there_is() -> None:
+    ran = run("run", "--help")
+    assert ran.returncode == 0
+    options = set(re.findall(r"--[a-z-]+", ran.stdout))
+    assert options == {
+        *("--bind", "--tls-bind", "--certfile", "--keyfile", "--root-path", "--loop"),
+        *("--app-dir", "--service", "--log-level", "--access-log", "--no-access-log"),
+        *("--set", "--help"),
+    }
+    assert run().returncode == 2
+    assert all(name in run("-h").stdout for name in ("run", "cert", "routes", "version"))

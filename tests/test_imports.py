@@ -1,0 +1,146 @@
+"""The import directions of the package, read from its source."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import pytest
+
+import kyoukai
+
+PACKAGE = Path(kyoukai.__file__).parent
+
+#: What each room may import of the package: its own modules, and these rooms with all below them.
+BELOW: dict[str, set[str]] = {
+    "cli": {"asphalt", "server", "app"},
+    "testing": {"asphalt", "server", "backends", "interfaces", "app"},
+    "asphalt": {"server", "interfaces", "app"},
+    "server": {"backends"},
+    "backends": {"stream"},
+    "interfaces": {"app", "stream"},
+    "app": {"pipeline", "routegroup"},
+    "routegroup": {"blueprint"},
+    "pipeline": {"blueprint", "context", "sending"},
+    "sending": {"wrappers"},
+    "blueprint": {"route"},
+    "route": {"context"},
+    "context": {"wrappers"},
+    "wrappers": {"wsgi", "util"},
+    "wsgi": {"stream"},
+    "util": {"stream"},
+    "stream": {"config", "exceptions", "rules"},
+    "rules": {"config", "exceptions"},
+    "config": {"exceptions"},
+    "exceptions": set(),
+}
+
+#: Modules that belong to a room of another name.
+ROOMS = {
+    "__main__": "cli",
+    "_version": "exceptions",
+    "body": "stream",
+    "handlers": "route",
+    "matcher": "blueprint",
+    "memory": "testing",
+    "routing": "blueprint",
+    "signature": "route",
+    "tree": "blueprint",
+}
+
+#: The public face, which is above every room.
+FACES = {"kyoukai"}
+
+
+def module_name(path: Path) -> str:
+    parts = path.relative_to(PACKAGE.parent).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def room(module: str) -> str:
+    name = module.split(".")[1]
+    return ROOMS.get(name, name)
+
+
+def allowed(name: str) -> set[str]:
+    """The room itself, and every room below it."""
+    found = {name}
+    for below in BELOW[name]:
+        found |= allowed(below)
+    return found
+
+
+def imports(path: Path) -> set[str]:
+    """The package's modules that a file imports when it runs."""
+    found: set[str] = set()
+    skipped: set[ast.AST] = set()
+    tree = ast.parse(path.read_text())
+    for node in ast.walk(tree):
+        if node in skipped:
+            skipped.update(ast.iter_child_nodes(node))
+        elif isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
+            skipped.update(node.body)
+        elif isinstance(node, ast.Import):
+            found.update(alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            found.add(node.module or "")
+            for alias in node.names:
+                full = f"{node.module}.{alias.name}"
+                if is_module(full):
+                    found.add(full)
+    return {name for name in found if name.partition(".")[0] == "kyoukai"}
+
+
+def is_module(name: str) -> bool:
+    path = PACKAGE.parent.joinpath(*name.split("."))
+    return path.with_suffix(".py").exists() or (path / "__init__.py").exists()
+
+
+FILES = {
+    module_name(path): path
+    for path in sorted(PACKAGE.rglob("*.py"))
+    if module_name(path) not in FACES
+}
+
+
+@pytest.mark.parametrize("module", FILES)
+def test_imports_point_down(module: str) -> None:
+    may = allowed(room(module))
+    for name in imports(FILES[module]):
+        if name == "kyoukai" and room(module) in ("cli", "testing"):
+            continue
+        assert name not in FACES, f"{module} imports the public face {name}"
+        assert room(name) in may, f"{module} imports {name}, which is not below it"
+
+
+def test_the_rooms_have_an_order() -> None:
+    def walk(name: str, above: tuple[str, ...]) -> None:
+        assert name not in above, " → ".join((*above, name))
+        for below in BELOW[name]:
+            walk(below, (*above, name))
+
+    for name in BELOW:
+        walk(name, ())
+
+
+def test_backends_and_interfaces_do_not_know_each_other() -> None:
+    assert "interfaces" not in allowed("backends")
+    assert "backends" not in allowed("interfaces")
+    assert not {"app", "interfaces", "asphalt"} & allowed("server")
+
+
+def test_every_import_below_the_top_of_a_file_has_a_reason() -> None:
+    """Imports inside functions hide cycles; only extras and the system's own are imported there."""
+    for module, path in FILES.items():
+        tree = ast.parse(path.read_text())
+        for function in ast.walk(tree):
+            if isinstance(function, ast.FunctionDef | ast.AsyncFunctionDef):
+                for node in ast.walk(function):
+                    if isinstance(node, ast.ImportFrom):
+                        name = (node.module or "").partition(".")[0]
+                    elif isinstance(node, ast.Import):
+                        name = node.names[0].name.partition(".")[0]
+                    else:
+                        continue
+                    assert name in ("cryptography", "resource", "uvloop"), f"{module}: {name}"
