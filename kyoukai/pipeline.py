@@ -266,6 +266,7 @@ class RequestPipeline(ResponseSender):
         finally:
             if "_teardown_callbacks" in touched:
                 await self.close_context(request)
+            request.context = None  # each refers to the other: nothing is left to the collector
 
     async def close_context(self, request: Request) -> None:
         """Close a request's context, if anything waits for that."""
