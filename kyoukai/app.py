@@ -92,7 +92,8 @@ class Kyoukai:
         self.component: Component | None = None
         #: Components that are started with the application, by alias: type and configuration.
         self.components: dict[str, tuple[str | type, dict[str, Any]]] = {}
-        self._root = Blueprint(name, host_matching=host_matching, host=host)
+        #: The blueprint at the root of the routing tree.
+        self.root = Blueprint(name, host_matching=host_matching, host=host)
         self._before_serving: list[Callable[[Context], Awaitable[None]]] = []
         self._after_serving: list[Callable[[Context], Awaitable[None]]] = []
         self._while_serving: list[Callable[[Context], AsyncGenerator[None, None]]] = []
@@ -106,11 +107,6 @@ class Kyoukai:
         return f"<Kyoukai {self.name!r}>"
 
     # -- The routing tree ----------------------------------------------------------------------
-
-    @property
-    def root(self) -> Blueprint:
-        """The blueprint at the root of the routing tree."""
-        return self._root
 
     def register_blueprint(self, child: Blueprint) -> Blueprint:
         """Add a blueprint below the root."""

@@ -201,9 +201,8 @@ def replace(old: HTTPRequestContext, new: HTTPRequestContext) -> None:
     _current_context.set(new)
 
 
-def set_current(ctx: Context) -> Token[Any]:
-    """Make a context the current one; ``reset_current`` takes that back."""
-    return _current_context.set(ctx)
+#: Make a context the current one; ``reset_current`` takes that back.
+set_current: Callable[[Context], Token[Any]] = _current_context.set
 
 
 def reset_current(token: Token[Any]) -> None:

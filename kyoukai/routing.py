@@ -97,17 +97,17 @@ class Hit:
 
     def with_params(self, params: dict[str, Any]) -> Hit:
         """Return a copy with arguments."""
-        return Hit(
-            self.route,
-            self.rule,
-            params,
-            self.before,
-            self.after,
-            self.needs_check,
-            self.max_body_size,
-            self.stream,
-            self.cancel_on_disconnect,
-        )
+        hit = Hit.__new__(Hit)  # a call of __init__ would cost as much as the rest
+        hit.route = self.route
+        hit.rule = self.rule
+        hit._params = params
+        hit.before = self.before
+        hit.after = self.after
+        hit.needs_check = self.needs_check
+        hit.max_body_size = self.max_body_size
+        hit.stream = self.stream
+        hit.cancel_on_disconnect = self.cancel_on_disconnect
+        return hit
 
 
 class OptionsHit(Hit):

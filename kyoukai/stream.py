@@ -12,7 +12,7 @@ Each direction has a state of its own, as in RFC 9113 section 5.1: ``IDLE`` befo
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from typing import Any, Protocol
 
 from kyoukai.body import CLOSED, IDLE, OPEN, RESET, RequestBody, Side
@@ -141,7 +141,12 @@ class Wire(Protocol):
     async def send_response(
         self, stream: StreamState, status: int, headers: Sequence[Header], body: Payload
     ) -> None:
-        """Send a whole response in one write, and finish the stream."""
+        """
+        Send a whole response in one write, and finish the stream.
+
+        Once its head is known to be right, ``sending`` becomes ``OPEN``, and ``CLOSED`` when all
+        is handed over.
+        """
 
     async def send_data(self, stream: StreamState, data: Payload) -> None:
         """Send some of the body."""
@@ -234,11 +239,11 @@ class StreamState(RequestBody):
                 self.continue_expected = False
             self.protocol.send_informational(self, status, headers)
 
-    async def send_response(
+    def send_response(
         self, status: int, headers: Sequence[Header], body: Payload = b""
-    ) -> None:
+    ) -> Coroutine[Any, Any, None]:
         """
-        Send a whole response: one write, and no suspension while the client keeps up.
+        Send a whole response, to be awaited: one write, and no suspension while the client keeps up.
 
         Date, Server and Content-Length are added. A tuple of headers is checked and rendered
         once and then remembered, so constant heads should be tuples.
@@ -249,15 +254,9 @@ class StreamState(RequestBody):
         """
         if self.sending is not IDLE:
             self._out_of_order("a response")
-        self.sending = OPEN
-        self.status = status
-        try:
-            if type(body) is not bytes:
-                body = memoryview(body).cast("B")
-            await self.protocol.send_response(self, status, headers, body)
-        except (InvalidResponse, TypeError):
-            self._take_back()  # nothing has been written
-            raise
+        if type(body) is not bytes:
+            body = memoryview(body).cast("B")
+        return self.protocol.send_response(self, status, headers, body)
 
     def send_head(self, status: int, headers: Sequence[Header]) -> None:
         """
@@ -325,12 +324,6 @@ class StreamState(RequestBody):
             self.reset("the response is not whole")
             raise
         await self.protocol.end(self, trailers)
-
-    def finished(self) -> None:
-        """For the wire: the whole response has been handed over."""
-        self.sending = CLOSED
-        if self.receiving is OPEN:
-            self.discard()
 
     def reset(self, error: str = "cancelled") -> None:
         """

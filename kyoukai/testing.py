@@ -69,12 +69,12 @@ class TestKyoukai(Kyoukai):
     @contextmanager
     def testing_bp(self) -> Iterator[Blueprint]:
         """Put a fresh root blueprint in place for the length of a ``with`` statement."""
-        before = self._root
-        self._root = Blueprint(f"{self.name}-testing")
+        before = self.root
+        self.root = Blueprint(f"{self.name}-testing")
         try:
-            yield self._root
+            yield self.root
         finally:
-            self._root = before
+            self.root = before
 
     async def inject_request(
         self,

@@ -8,7 +8,7 @@ environ first of all, when it is first read.
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Sequence
-from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast, overload
+from typing import TYPE_CHECKING, Any, Generic, TypeVar, overload
 
 from werkzeug.datastructures import (
     EnvironHeaders,
@@ -24,7 +24,6 @@ from werkzeug.sansio.multipart import (
     MultipartDecoder,
     NeedData,
 )
-from werkzeug.utils import cached_property
 from werkzeug.wrappers import Request as WerkzeugRequest
 from werkzeug.wrappers import Response as WerkzeugResponse
 
@@ -45,6 +44,7 @@ __all__ = ("Part", "Request", "Response", "lazy")
 T = TypeVar("T")
 
 _DEFAULTS = ServerConfig()
+_werkzeug_args: Any = WerkzeugRequest.args
 #: Bytes handed to the multipart decoder at a time.
 _PART_SLICE = 65536
 
@@ -125,9 +125,7 @@ class Request(WerkzeugRequest):
     def environ(self) -> dict[str, Any]:
         """The WSGI environ."""
         assert self.state is not None
-        environ = create_wsgi_environment(self.state)
-        environ["werkzeug.request"] = self
-        return environ
+        return create_wsgi_environment(self.state)
 
     @lazy
     def method(self) -> str:
@@ -169,14 +167,26 @@ class Request(WerkzeugRequest):
         """The client's address."""
         return None if self.head.client is None else self.head.client[0]
 
-    @cached_property
+    @lazy
     def args(self) -> ImmutableMultiDict[str, str]:
         """The query's parameters."""
         query = self.query_string
-        if b"%" in query or b"+" in query or not query.isascii():
-            return cast("ImmutableMultiDict[str, str]", super().args)
-        pairs = [pair.partition("=")[::2] for pair in query.decode().split("&") if pair]
-        return cast("ImmutableMultiDict[str, str]", self.parameter_storage_class(pairs))
+        storage = self.parameter_storage_class
+        if storage is not ImmutableMultiDict or b"%" in query or b"+" in query:
+            decoded: ImmutableMultiDict[str, str] = _werkzeug_args.__get__(self)
+            return decoded
+        # Nothing to decode. The lists go in as they are: its constructor would copy each.
+        lists: dict[str, list[str]] = {}
+        for pair in query.decode("utf-8", "replace").split("&"):
+            if pair:
+                key, _, value = pair.partition("=")
+                if key in lists:
+                    lists[key].append(value)
+                else:
+                    lists[key] = [value]
+        args: ImmutableMultiDict[str, str] = ImmutableMultiDict.__new__(ImmutableMultiDict)
+        dict.update(args, lists)
+        return args
 
     @property
     def max_form_memory_size(self) -> int:  # type: ignore[override]

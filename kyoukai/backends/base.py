@@ -79,6 +79,8 @@ class Connections:
         self.full_refused = 0
         self.on_made: Callable[[BaseProtocol], None] | None = None
         self.on_lost: Callable[[BaseProtocol], None] | None = None
+        #: Whether anyone waits for ``wait_idle``.
+        self.waited_for = False
         self._idle: asyncio.Event | None = None
 
     def __len__(self) -> int:
@@ -100,13 +102,12 @@ class Connections:
             self.open.discard(protocol)
             if self.on_lost is not None:
                 self.on_lost(protocol)
-            self._check_idle()
+            self.check_idle()
 
     def task_done(self, task: asyncio.Task[None]) -> None:
         """Take a task off the registry."""
         self.tasks.discard(task)
-        if self._idle is not None:
-            self._check_idle()
+        self.check_idle()
 
     def shutdown(self) -> None:
         """Tell every connection to finish: idle ones close, busy ones after their answer."""
@@ -118,7 +119,8 @@ class Connections:
         """Wait until no connection and no task is left."""
         if self._idle is None:
             self._idle = asyncio.Event()
-        self._check_idle()
+            self.waited_for = True
+        self.check_idle()
         await self._idle.wait()
 
     def abort(self) -> None:
@@ -130,7 +132,8 @@ class Connections:
         for protocol in tuple(self.open):
             protocol.abort()
 
-    def _check_idle(self) -> None:
+    def check_idle(self) -> None:
+        """Wake who waits for ``wait_idle``, if nothing is left."""
         if self._idle is not None:
             if self.open or self.tasks:
                 self._idle.clear()
@@ -286,7 +289,7 @@ class BaseProtocol(asyncio.Protocol, ABC):
     def set_read_deadline(self, seconds: float) -> None:
         """Call ``read_timed_out`` after that many seconds, unless the deadline moves."""
         self._read_deadline = deadline = self.loop.time() + seconds
-        if self._timer is None or self._timer_at > deadline:
+        if deadline < self._timer_at:
             self._arm(deadline)
 
     def clear_read_deadline(self) -> None:
@@ -297,20 +300,21 @@ class BaseProtocol(asyncio.Protocol, ABC):
         """Cut the connection if the client takes nothing for ``send_stall_timeout``."""
         self._unsent = self.transport.get_write_buffer_size()
         self._write_deadline = deadline = self.loop.time() + self.config.send_stall_timeout
-        if self._timer is None or self._timer_at > deadline:
+        if deadline < self._timer_at:
             self._arm(deadline)
 
     def _arm(self, deadline: float) -> None:
         """Let the timer fire by then."""
+        if deadline >= self._timer_at:
+            return
         if self._timer is not None:
-            if self._timer_at <= deadline:
-                return
             self._timer.cancel()
         self._timer_at = deadline
         self._timer = self.loop.call_at(deadline, self._timer_fired)
 
     def _timer_fired(self) -> None:
         self._timer = None
+        self._timer_at = NEVER
         if self.is_lost:
             return
         now = self.loop.time() + 0.001  # the clock of a loop is cached, and may be a tick behind
@@ -453,11 +457,15 @@ class BaseProtocol(asyncio.Protocol, ABC):
         except PeerGone:
             pass
         finally:
-            stream.close()
+            if stream.received:
+                stream.close()
             task = stream.task
             stream.task = None
             if task is not None:
-                self.connections.task_done(task)
+                connections = self.connections
+                connections.tasks.discard(task)
+                if connections.waited_for:
+                    connections.check_idle()
 
 
 def _where(stream: StreamState) -> tuple[str, str]:

@@ -119,6 +119,8 @@ class Http1Protocol(BaseProtocol):
             or head.http_version != "1.1"
         ):
             prefix += self._connection_header(stream, closes)
+        stream.sending = OPEN
+        stream.status = status
         if self.write_paused:
             await self.drain()
         if length is None:
@@ -217,7 +219,9 @@ class Http1Protocol(BaseProtocol):
             self.start_stream(stream, _answer_refusal if stream.refused else None)
 
     def _response_complete(self, stream: H1State) -> None:
-        stream.finished()
+        stream.sending = CLOSED
+        if stream.receiving is OPEN:
+            stream.discard()
         if self._logs_access:
             self.component.log_access(stream)
         if self._lingering:

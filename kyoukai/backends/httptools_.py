@@ -83,13 +83,13 @@ class HttpToolsProtocol(Http1Protocol):
         "_dropped",
         "_excess",
         "_fed",
-        "_head_done",
         "_headers",
         "_incoming",
         "_keep_alive",
         "_looked",
         "_max_head_size",
         "_max_headers",
+        "_max_requests",
         "_max_target_size",
         "_message_done",
         "_parser",
@@ -120,7 +120,6 @@ class HttpToolsProtocol(Http1Protocol):
         self._special: dict[bytes, bytes] = {}
         self._pieces: list[bytes] = []
         self._twice = False
-        self._head_done = False
         # Bytes of the head that were fed, blank lines before it, whether its time runs.
         self._fed = 0
         self._blank = 0
@@ -144,6 +143,7 @@ class HttpToolsProtocol(Http1Protocol):
         self._keep_alive = component.config.keep_alive_timeout
         self._max_head_size = component.config.max_head_size
         self._max_headers = component.config.max_headers
+        self._max_requests = component.config.max_requests_per_connection
         self._max_target_size = component.config.max_target_size
 
     # -- Transport callbacks -------------------------------------------------------------------
@@ -167,7 +167,7 @@ class HttpToolsProtocol(Http1Protocol):
             and not self._fed
             and not self._streams
         ):
-            self._feed_head(data)
+            self._feed_head(data, True)
         else:
             self._buffer += data
             self._parse()
@@ -251,11 +251,13 @@ class HttpToolsProtocol(Http1Protocol):
             if buffer[0] not in _FIRST_BYTES:
                 self._refuse(400, "The request line is not valid.")
                 return True
+        whole = True
         if self._fed and buffer.startswith(b"\r\n"):
             end = 2  # the lines before it have been fed
         elif (end := buffer.find(b"\r\n\r\n", max(0, self._searched - 3))) >= 0:
             end += 4
         else:
+            whole = False
             # Whole lines are fed as they come, so that a broken one is answered at once.
             end = buffer.rfind(b"\n", self._searched) + 1
         if not self._fed and (end or len(buffer)) > config.max_target_size:
@@ -270,7 +272,7 @@ class HttpToolsProtocol(Http1Protocol):
             data = bytes(memoryview(buffer)[:end])
             del buffer[:end]
             self._searched = 0
-            self._feed_head(data)
+            self._feed_head(data, whole)
         else:
             self._searched = len(buffer)
         if (self._fed or not end) and not self._timed and self._phase is HEAD:
@@ -278,7 +280,7 @@ class HttpToolsProtocol(Http1Protocol):
             self.set_read_deadline(config.header_timeout)
         return bool(end)
 
-    def _feed_head(self, data: bytes) -> None:
+    def _feed_head(self, data: bytes, whole: bool) -> None:
         upgrade = False
         if not self._fed:  # the parser knows other protocols than HTTP, and does not say which
             end = data.find(b"\r\n")
@@ -296,10 +298,8 @@ class HttpToolsProtocol(Http1Protocol):
                 raise ProtocolError(414, "The request target is too long.")
             if len(self._headers) > self._max_headers:
                 raise ProtocolError(431, "The request has too many headers.")
-            if self._head_done:
+            if whole:
                 self._open_stream(upgrade)
-            elif self._parser.get_method() == b"PRI":
-                raise ProtocolError(505, "HTTP/2 is not spoken here.")
         except ProtocolError as error:
             self._refuse(error.status, error.detail)
 
@@ -307,6 +307,8 @@ class HttpToolsProtocol(Http1Protocol):
         """A head is complete: apply the rules, decide the framing, start the stream."""
         parser, special, headers, target = self._parser, self._special, self._headers, self._target
         name = parser.get_method()
+        if name == b"PRI":
+            raise ProtocolError(505, "HTTP/2 is not spoken here.")
         method = _methods.get(name) or _methods.setdefault(name, name.decode())
         version = _VERSIONS.get(self._version)
         if version is None:
@@ -385,10 +387,9 @@ class HttpToolsProtocol(Http1Protocol):
             ),
             self,
         )
-        limit = self.config.max_requests_per_connection
-        if limit:
+        if self._max_requests:
             self._requests += 1
-            closes = closes or self._requests >= limit
+            closes = closes or self._requests >= self._max_requests
         if closes:
             stream.closes = True
         self._reset_head()
@@ -406,7 +407,7 @@ class HttpToolsProtocol(Http1Protocol):
 
     def _reset_head(self) -> None:
         self._fed = self._blank = 0
-        self._head_done = self._message_done = self._timed = False
+        self._message_done = self._timed = False
         self._target = b""
         self._headers = []
         self._special = {}
@@ -596,10 +597,6 @@ class HttpToolsProtocol(Http1Protocol):
         if known:
             self._headers.append((known, value))
 
-    def on_headers_complete(self) -> None:
-        """The head is complete."""
-        self._head_done = True
-
     def on_body(self, data: bytes) -> None:
         """A piece of the body."""
         self._chunk_bytes += len(data)
@@ -663,7 +660,9 @@ class HttpToolsProtocol(Http1Protocol):
         elif self.closing:
             self.shutdown()
         else:
-            self.set_read_deadline(self._keep_alive)
+            self._read_deadline = deadline = self.loop.time() + self._keep_alive
+            if deadline < self._timer_at:
+                self._arm(deadline)
 
     def drop_input(self) -> None:
         """Make no more requests of what comes."""

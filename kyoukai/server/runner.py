@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import atexit
+import gc
 import logging
 import os
 import signal
@@ -134,6 +135,9 @@ class _Program:
             context.add_resource(self.group)
             try:
                 if await self._start(component, context):
+                    # What lives as long as the program need not be looked through again.
+                    gc.collect()
+                    gc.freeze()
                     self._announce()
                     await self._stop.wait()
             finally:
