@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from threading import Lock
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 from urllib.parse import quote
 
 from werkzeug.exceptions import MethodNotAllowed
@@ -51,6 +51,7 @@ class Hit:
     __slots__ = (
         "_params",
         "after",
+        "automatic_options",
         "before",
         "cancel_on_disconnect",
         "max_body_size",
@@ -60,8 +61,6 @@ class Hit:
         "stream",
     )
 
-    #: Whether this is an OPTIONS request that no route answers itself; see :class:`OptionsHit`.
-    automatic_options: ClassVar[bool] = False
     allowed: tuple[str, ...] = ()
 
     def __init__(
@@ -76,6 +75,8 @@ class Hit:
         stream: bool,
         cancel_on_disconnect: bool,
     ) -> None:
+        #: Whether this is an OPTIONS request that no route answers itself: an ``OptionsHit``.
+        self.automatic_options = False
         self.route = route
         self.rule = rule
         self._params = params
@@ -98,6 +99,7 @@ class Hit:
     def with_params(self, params: dict[str, Any]) -> Hit:
         """Return a copy with arguments."""
         hit = Hit.__new__(Hit)  # a call of __init__ would cost as much as the rest
+        hit.automatic_options = False
         hit.route = self.route
         hit.rule = self.rule
         hit._params = params
@@ -120,10 +122,9 @@ class OptionsHit(Hit):
 
     __slots__ = ("allowed",)
 
-    automatic_options = True
-
     def __init__(self, hit: Hit, allowed: tuple[str, ...]) -> None:
         super().__init__(hit.route, hit.rule, hit._params, (), (), False, 0, True, True)
+        self.automatic_options = True
         self.allowed = allowed
 
 

@@ -243,7 +243,7 @@ class StreamState(RequestBody):
         self, status: int, headers: Sequence[Header], body: Payload = b""
     ) -> Coroutine[Any, Any, None]:
         """
-        Send a whole response, to be awaited: one write, and no suspension while the client keeps up.
+        Send a whole response, when awaited: one write, without a pause while the client keeps up.
 
         Date, Server and Content-Length are added. A tuple of headers is checked and rendered
         once and then remembered, so constant heads should be tuples.
@@ -324,6 +324,12 @@ class StreamState(RequestBody):
             self.reset("the response is not whole")
             raise
         await self.protocol.end(self, trailers)
+
+    def finished(self) -> None:
+        """For the wire: the whole response has been handed over."""
+        self.sending = CLOSED
+        if self.receiving is OPEN:
+            self.discard()
 
     def reset(self, error: str = "cancelled") -> None:
         """

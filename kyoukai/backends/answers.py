@@ -72,6 +72,7 @@ class ResponseHeads:
         self._server = None if server_header is None else server_header.encode()
         self._second = 0
         self._date = b""
+        self._whole: dict[tuple[int, Sequence[Header], int], bytes] = {}
         self._known: dict[tuple[int, Sequence[Header]], tuple[bytes, int | None, bool]] = {}
 
     def render(self, status: int, headers: Sequence[Header]) -> tuple[bytes, int | None, bool]:
@@ -84,11 +85,7 @@ class ResponseHeads:
             Content-Length among the headers; whether they ask to close the connection
         :raises InvalidResponse: if it may not be sent
         """
-        now = int(time.time())
-        if now != self._second:
-            self._second = now
-            self._date = http_date(now)
-            self._known.clear()
+        self._tick()
         if type(headers) is not tuple:
             return self._render(status, headers)
         key = (status, headers)
@@ -101,6 +98,36 @@ class ResponseHeads:
             return rendered
         except TypeError:  # a header that cannot be hashed is no pair of bytes
             return self._render(status, headers)
+
+    def whole(self, status: int, headers: tuple[Header, ...], size: int) -> bytes | None:
+        """
+        Return the whole head, for an answer to an ordinary request on a connection that stays.
+
+        :param size: bytes of the body
+        :return: None for a head that needs a closer look
+        """
+        if int(time.time()) != self._second:
+            self._tick()
+        key = (status, headers, size)
+        try:
+            return self._whole[key]
+        except (KeyError, TypeError):
+            prefix, length, close = self.render(status, headers)
+            if close or length is not None or status == 204 or status == 304:
+                return None
+            head = b"%bcontent-length: %d\r\n\r\n" % (prefix, size)
+            if len(self._whole) < _REMEMBERED:
+                self._whole[key] = head
+            return head
+
+    def _tick(self) -> None:
+        """Begin anew when a second has passed: the date is part of every head."""
+        now = int(time.time())
+        if now != self._second:
+            self._second = now
+            self._date = http_date(now)
+            self._known.clear()
+            self._whole.clear()
 
     def _render(self, status: int, headers: Sequence[Header]) -> tuple[bytes, int | None, bool]:
         check_response_head(status, headers)

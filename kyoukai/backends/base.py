@@ -22,9 +22,10 @@ from kyoukai.rules import FORWARDED, check_authority, forwarded_client, is_trust
 from kyoukai.stream import IDLE, OPEN, Interface, StreamState
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Coroutine
+    from contextvars import Context
 
-    from asphalt.core import Context
+    from asphalt.core import Context as AsphaltContext
 
     from kyoukai.config import ServerConfig
     from kyoukai.rules import Header
@@ -155,6 +156,7 @@ class BaseProtocol(asyncio.Protocol, ABC):
         "__weakref__",
         "_context",
         "_logs_access",
+        "_make_task",
         "_read_deadline",
         "_timer",
         "_timer_at",
@@ -178,7 +180,7 @@ class BaseProtocol(asyncio.Protocol, ABC):
         "write_paused",
     )
 
-    def __init__(self, component: Component, parent_context: Context | None = None) -> None:
+    def __init__(self, component: Component, parent_context: AsphaltContext | None = None) -> None:
         self.transport: asyncio.Transport
         self.client: tuple[str, int] | None = None
         self.server: tuple[str, int | None] | None = None
@@ -203,6 +205,8 @@ class BaseProtocol(asyncio.Protocol, ABC):
         self.loop = asyncio.get_running_loop()
         # Each request runs in a copy: the task of the one before may be what starts it.
         self._context = copy_context()
+        factory = self.loop.get_task_factory()
+        self._make_task: Any = asyncio.Task if factory is None else _by_factory
         self._logs_access = component.config.access_log
         self._write_waiters: list[asyncio.Future[None]] = []
 
@@ -416,8 +420,11 @@ class BaseProtocol(asyncio.Protocol, ABC):
         """
         if self._logs_access:
             stream.started = perf_counter()
-        task = self.loop.create_task(
-            self.run_stream(stream, interface or self.interface), context=self._context.copy()
+        task = self._make_task(
+            self.run_stream(stream, interface or self.interface),
+            loop=self.loop,
+            name="kyoukai request",  # a name of its own would be made for each, and rarely read
+            context=self._context.copy(),
         )
         stream.task = task
         self.connections.tasks.add(task)
@@ -466,6 +473,17 @@ class BaseProtocol(asyncio.Protocol, ABC):
                 connections.tasks.discard(task)
                 if connections.waited_for:
                     connections.check_idle()
+
+
+def _by_factory(
+    coroutine: Coroutine[Any, Any, None],
+    *,
+    loop: asyncio.AbstractEventLoop,
+    name: str,
+    context: Context,
+) -> asyncio.Task[None]:
+    """Make a task as ``asyncio.Task`` does, by the loop's task factory."""
+    return loop.create_task(coroutine, name=name, context=context)
 
 
 def _where(stream: StreamState) -> tuple[str, str]:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from kyoukai.backends.answers import reason, refusal, response_heads
 from kyoukai.backends.base import BaseProtocol, Component
 from kyoukai.exceptions import InvalidResponse
-from kyoukai.stream import CLOSED, OPEN, StreamState
+from kyoukai.stream import CLOSED, IDLE, OPEN, StreamState
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -21,9 +21,9 @@ if TYPE_CHECKING:
     from asphalt.core import Context
 
     from kyoukai.rules import Header
-    from kyoukai.stream import Payload
+    from kyoukai.stream import Interface, Payload, RequestHead, Wire
 
-__all__ = ("DISCARD_LIMIT", "SLICE", "H1State", "Http1Protocol")
+__all__ = ("DISCARD_LIMIT", "SLICE", "H1State", "Http1Protocol", "answer_refusal")
 
 #: Bytes of an unread body that are read on and dropped to keep the connection.
 DISCARD_LIMIT = 65536
@@ -34,12 +34,21 @@ SLICE = 65536
 class H1State(StreamState):
     """A stream on HTTP/1.x: what its answer does to the connection is kept with it."""
 
-    #: Whether the connection closes after the answer.
-    closes: bool = False
     #: Whether the answer's body is chunked.
     chunked: bool = False
     #: The server's own answer to bytes that make no request: status and detail.
     refused: tuple[int, str] | None = None
+
+    def __init__(self, head: RequestHead, protocol: Wire, closes: bool = False) -> None:
+        # Not super().__init__(), and not on the class: all of it is read for every request.
+        self.head = head
+        self.protocol = protocol
+        self.sending = IDLE
+        self.received = 0
+        #: Whether the connection closes after the answer.
+        self.closes = closes
+        #: What answers, if not the component's interface.
+        self.interface: Interface | None = None
 
 
 class Http1Protocol(BaseProtocol):
@@ -98,6 +107,28 @@ class Http1Protocol(BaseProtocol):
     ) -> None:
         """Send a whole response, in one write if it is of ordinary size."""
         assert isinstance(stream, H1State)
+        if (
+            type(headers) is tuple
+            and type(body) is bytes
+            and len(body) <= SLICE
+            and stream.receiving is CLOSED
+            and not (stream.closes or self.closing or self.write_paused)
+        ):
+            head = stream.head
+            if head.method != "HEAD" and head.http_version == "1.1":
+                rendered = self._heads.whole(status, headers, len(body))
+                if rendered is not None:
+                    stream.status = status
+                    stream.bytes_sent = len(body)
+                    self.transport.write(rendered + body)
+                    self._response_complete(stream)
+                    return
+        await self._send_whole(stream, status, headers, body)
+
+    async def _send_whole(
+        self, stream: H1State, status: int, headers: Sequence[Header], body: Payload
+    ) -> None:
+        """Send a whole response that is not quite ordinary."""
         prefix, length, closes = self._heads.render(status, headers)
         size = len(body)
         head = stream.head
@@ -214,20 +245,23 @@ class Http1Protocol(BaseProtocol):
 
     def enqueue(self, stream: H1State) -> None:
         """Answer a request, once those before it are answered."""
-        self._streams.append(stream)
-        if len(self._streams) == 1:
-            self.start_stream(stream, _answer_refusal if stream.refused else None)
+        streams = self._streams
+        streams.append(stream)
+        if len(streams) == 1:
+            self.start_stream(stream, stream.interface)
 
     def _response_complete(self, stream: H1State) -> None:
-        stream.sending = CLOSED
-        if stream.receiving is OPEN:
-            stream.discard()
+        early = stream.receiving is OPEN
+        if early:
+            stream.finished()
+        else:
+            stream.sending = CLOSED  # all that finished() would do
         if self._logs_access:
             self.component.log_access(stream)
-        if self._lingering:
-            pass  # more than is dropped for an early answer had come already
-        elif stream.receiving is not OPEN:
+        if not early:
             self.exchange_complete(stream)
+        elif self._lingering:
+            pass  # more than is dropped for an early answer had come already
         elif stream.closes:
             self.linger()
         else:
@@ -245,7 +279,7 @@ class Http1Protocol(BaseProtocol):
             return
         if streams:
             following = streams[0]
-            self.start_stream(following, _answer_refusal if following.refused else None)
+            self.start_stream(following, following.interface)
         self.next_request()
         if self._half_closed and not streams:
             self.close()
@@ -308,7 +342,8 @@ class Http1Protocol(BaseProtocol):
                 self.component.log_access(stream)
 
 
-async def _answer_refusal(stream: StreamState) -> None:
+async def answer_refusal(stream: StreamState) -> None:
+    """The interface of streams that are refused."""
     assert isinstance(stream, H1State)
     assert stream.refused is not None
     await stream.send_response(*refusal(*stream.refused))

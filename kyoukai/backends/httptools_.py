@@ -19,7 +19,13 @@ from typing import TYPE_CHECKING
 import httptools
 
 from kyoukai.backends.base import NEVER, Component
-from kyoukai.backends.http1 import DISCARD_LIMIT, SLICE, H1State, Http1Protocol
+from kyoukai.backends.http1 import (
+    DISCARD_LIMIT,
+    SLICE,
+    H1State,
+    Http1Protocol,
+    answer_refusal,
+)
 from kyoukai.exceptions import BodyMalformed, BodyTimeout, ProtocolError
 from kyoukai.rules import FORWARDED, check_authority, decode_path, field_name, split_target
 from kyoukai.stream import CLOSED, RequestHead, StreamState
@@ -98,6 +104,7 @@ class HttpToolsProtocol(Http1Protocol):
         "_pieces",
         "_remaining",
         "_requests",
+        "_root_path",
         "_searched",
         "_special",
         "_tail",
@@ -143,6 +150,7 @@ class HttpToolsProtocol(Http1Protocol):
         self._keep_alive = component.config.keep_alive_timeout
         self._max_head_size = component.config.max_head_size
         self._max_headers = component.config.max_headers
+        self._root_path = component.config.root_path
         self._max_requests = component.config.max_requests_per_connection
         self._max_target_size = component.config.max_target_size
 
@@ -367,6 +375,9 @@ class HttpToolsProtocol(Http1Protocol):
             if not FORWARDED.isdisjoint(special):
                 headers, client, scheme, authority = self.apply_forwarded(headers, authority)
 
+        if self._max_requests:
+            self._requests += 1
+            closes = closes or self._requests >= self._max_requests
         stream = H1State(
             RequestHead(
                 method,
@@ -383,15 +394,11 @@ class HttpToolsProtocol(Http1Protocol):
                 client,
                 self.server,
                 self.tls,
-                self.config.root_path,
+                self._root_path,
             ),
             self,
+            closes,
         )
-        if self._max_requests:
-            self._requests += 1
-            closes = closes or self._requests >= self._max_requests
-        if closes:
-            stream.closes = True
         self._reset_head()
         if upgrade:
             # Not taken: this parser cannot go on, so a fresh one frames the body.
@@ -621,6 +628,7 @@ class HttpToolsProtocol(Http1Protocol):
             self,
         )
         stream.refused = (status, detail)
+        stream.interface = answer_refusal
         stream.closes = True
         stream.receiving = CLOSED
         self._phase = DROPPED
