@@ -89,6 +89,7 @@ class RequestPipeline(ResponseSender):
         self._plain = app.response_class is Response
         context_class = app.context_class
         self._new_context = context_factory(context_class)
+        self._new_request = app.request_class
         self._matched, self._invoked = app.route_matched, app.route_invoked
         self._completed = app.route_completed
         self._signals = (
@@ -248,7 +249,7 @@ class RequestPipeline(ResponseSender):
             await self(stream)
             return
         app = self.app
-        request = app.request_class(stream, self.settings)
+        request = self._new_request(stream, self.settings)
         ctx = self._new_context(app, request, self.parent_context)
         request.context = ctx
         touched = ctx.__dict__  # its attributes cost much more: Asphalt's contexts look upwards

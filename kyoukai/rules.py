@@ -27,6 +27,7 @@ __all__ = (
     "field_name",
     "forwarded_client",
     "is_trusted",
+    "known_names",
     "split_target",
 )
 
@@ -56,7 +57,7 @@ _NO_TRAILERS = frozenset((b"content-length", b"host", b"transfer-encoding", b"tr
 # -- In ----------------------------------------------------------------------------------------
 
 #: Wire names seen before, with their lower-case form; ``b""`` for those that are dropped.
-_names: dict[bytes, bytes] = {}
+known_names: dict[bytes, bytes] = {}
 _NAMES_KEPT = 1024
 
 
@@ -67,11 +68,11 @@ def field_name(name: bytes) -> bytes:
     Names with an underscore collapse onto the dashed ones in an environ (``X_Forwarded_For``), so
     they go no further, whatever the protocol.
     """
-    known = _names.get(name)
+    known = known_names.get(name)
     if known is None:
         known = b"" if b"_" in name else name.lower()
-        if len(_names) < _NAMES_KEPT:
-            _names[bytes(name)] = known
+        if len(known_names) < _NAMES_KEPT:
+            known_names[bytes(name)] = known
     return known
 
 

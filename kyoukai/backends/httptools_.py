@@ -27,7 +27,14 @@ from kyoukai.backends.http1 import (
     answer_refusal,
 )
 from kyoukai.exceptions import BodyMalformed, BodyTimeout, ProtocolError
-from kyoukai.rules import FORWARDED, check_authority, decode_path, field_name, split_target
+from kyoukai.rules import (
+    FORWARDED,
+    check_authority,
+    decode_path,
+    field_name,
+    known_names,
+    split_target,
+)
 from kyoukai.stream import CLOSED, RequestHead, StreamState
 
 if TYPE_CHECKING:
@@ -68,6 +75,11 @@ _SPECIAL = FORWARDED | {
 }
 
 _VERSIONS = {b"HTTP/1.1": "1.1", b"HTTP/1.0": "1.0"}
+#: Methods that are no requests to this server.
+_REFUSED = {
+    "CONNECT": (405, "This server is no proxy."),
+    "PRI": (505, "HTTP/2 is not spoken here."),
+}
 _methods: dict[bytes, str] = {}
 
 
@@ -292,7 +304,7 @@ class HttpToolsProtocol(Http1Protocol):
         upgrade = False
         if not self._fed:  # the parser knows other protocols than HTTP, and does not say which
             end = data.find(b"\r\n")
-            self._version = data[max(0, end - 8) : end]
+            self._version = data[end - 8 : end] if end >= 8 else b""
         self._fed += len(data)
         try:
             self._parser.feed_data(data)
@@ -315,16 +327,14 @@ class HttpToolsProtocol(Http1Protocol):
         """A head is complete: apply the rules, decide the framing, start the stream."""
         parser, special, headers, target = self._parser, self._special, self._headers, self._target
         name = parser.get_method()
-        if name == b"PRI":
-            raise ProtocolError(505, "HTTP/2 is not spoken here.")
         method = _methods.get(name) or _methods.setdefault(name, name.decode())
         version = _VERSIONS.get(self._version)
         if version is None:
             http = self._version.startswith(b"HTTP/")
             raise ProtocolError(505 if http else 400, "Only HTTP/1.0 and HTTP/1.1 are spoken here.")
         closes = version != "1.1"
-        if method == "CONNECT":
-            raise ProtocolError(405, "This server is no proxy.")
+        if method in _REFUSED:
+            raise ProtocolError(*_REFUSED[method])
         if target[0] == 47 and b"#" not in target:  # "/path?query", as nearly always
             absolute = b""
             raw_path, _, query = target.partition(b"?")
@@ -587,7 +597,9 @@ class HttpToolsProtocol(Http1Protocol):
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """A header, or after the head, a trailer."""
-        known = field_name(name)
+        known = known_names.get(name)
+        if known is None:
+            known = field_name(name)
         value = value.rstrip(b" \t")
         if self._incoming is not None:
             self._trailer_bytes += len(name) + len(value) + 4
