@@ -52,7 +52,7 @@ class ServerConfig:
     """Connections that may wait in the kernel for each listening socket."""
 
     unix_mode: int = 0o666
-    """File mode of unix sockets, as an octal number or a string such as ``"0660"``."""
+    """File mode of unix sockets: in YAML a quoted string such as ``"0660"``, read as octal."""
 
     max_connections: int | None = None
     """
@@ -78,7 +78,10 @@ class ServerConfig:
     """
 
     max_pipelined: int = 16
-    """Requests that may wait, parsed, behind the one in progress; then reading stops."""
+    """
+    Requests of one connection that are parsed at a time, the one in progress among them. Beyond,
+    parsing stops, and reading when ``read_buffer_size`` is full.
+    """
 
     max_requests_per_connection: int = 0
     """Requests after which a connection is closed. 0: no limit."""
@@ -89,7 +92,10 @@ class ServerConfig:
     """Bytes of a request body on native routes. Beyond: 413. A route may set its own."""
 
     body_spool_size: int = 1048576
-    """Bytes of a buffered body that are kept in memory; what is beyond goes to a temporary file."""
+    """
+    Bytes of a buffered body that are kept in memory; what is beyond goes to a temporary file.
+    What was read ahead of the handler (``read_buffer_size``) stays in memory all the same.
+    """
 
     body_spool_dir: str | None = None
     """Folder of those temporary files. None means the system's."""
@@ -124,7 +130,10 @@ class ServerConfig:
     """Seconds before ``min_body_rate`` counts."""
 
     send_stall_timeout: float = 60.0
-    """Seconds that a client may take nothing of an answer before its connection is cut."""
+    """
+    Seconds that a client may take nothing of an answer before its connection is cut. It is looked
+    at once in that time, so a client that stops in between is cut in the next.
+    """
 
     linger_timeout: float = 2.0
     """Seconds to read on after an answer that came before the end of its request."""

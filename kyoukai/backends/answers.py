@@ -72,7 +72,8 @@ class ResponseHeads:
         self._server = None if server_header is None else server_header.encode()
         self._second = 0
         self._date = b""
-        self._whole: dict[tuple[int, Sequence[Header], int], bytes] = {}
+        # By the identity of the headers, which are kept along so that it stays theirs.
+        self._whole: dict[tuple[int, int, int], tuple[bytes, tuple[Header, ...]]] = {}
         self._known: dict[tuple[int, Sequence[Header]], tuple[bytes, int | None, bool]] = {}
 
     def render(self, status: int, headers: Sequence[Header]) -> tuple[bytes, int | None, bool]:
@@ -108,17 +109,17 @@ class ResponseHeads:
         """
         if int(time.time()) != self._second:
             self._tick()
-        key = (status, headers, size)
-        try:
-            return self._whole[key]
-        except (KeyError, TypeError):
-            prefix, length, close = self.render(status, headers)
-            if close or length is not None or status == 204 or status == 304:
-                return None
-            head = b"%bcontent-length: %d\r\n\r\n" % (prefix, size)
-            if len(self._whole) < _REMEMBERED:
-                self._whole[key] = head
-            return head
+        key = (status, id(headers), size)
+        known = self._whole.get(key)
+        if known is not None:
+            return known[0]
+        prefix, length, close = self.render(status, headers)
+        if close or length is not None or status == 204 or status == 304:
+            return None
+        head = b"%bcontent-length: %d\r\n\r\n" % (prefix, size)
+        if len(self._whole) < _REMEMBERED:
+            self._whole[key] = (head, headers)
+        return head
 
     def _tick(self) -> None:
         """Begin anew when a second has passed: the date is part of every head."""

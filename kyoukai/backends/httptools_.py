@@ -266,7 +266,7 @@ class HttpToolsProtocol(Http1Protocol):
                 del buffer[:size]
                 self._blank += size
                 if self._blank > config.max_head_size:
-                    self._refuse(400, "The request line is missing.")
+                    self._refuse(431, "The request is preceded by too many blank lines.")
                 return True
             if buffer[0] not in _FIRST_BYTES:
                 self._refuse(400, "The request line is not valid.")

@@ -355,7 +355,7 @@ LARGE = {
     "host": (431, b"GET / HTTP/1.1\r\nHost: %b\r\n\r\n", b"x"),
     "headers": (431, b"GET / HTTP/1.1\r\nHost: a\r\n%b\r\n", b"A: b\r\n"),
     "dropped-headers": (431, b"GET / HTTP/1.1\r\nHost: a\r\n%b\r\n", b"A_B: c\r\n"),
-    "blank-lines": (400, b"%b" + GOOD, b"\r\n"),
+    "blank-lines": (431, b"%b" + GOOD, b"\r\n"),
 }
 
 
