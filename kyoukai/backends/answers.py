@@ -117,7 +117,11 @@ class ResponseHeads:
         if close or length is not None or status == 204 or status == 304:
             return None
         head = b"%bcontent-length: %d\r\n\r\n" % (prefix, size)
-        if len(self._whole) < _REMEMBERED:
+        try:
+            constant = (status, headers) in self._known
+        except TypeError:
+            constant = False  # pairs that are lists may change
+        if constant and len(self._whole) < _REMEMBERED:
             self._whole[key] = (head, headers)
         return head
 

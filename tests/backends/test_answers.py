@@ -151,3 +151,37 @@ def test_refusals(status: int, header: tuple[bytes, bytes] | None) -> None:
     assert headers[1:] == (() if header is None else (header,))
     assert body == reason(status) + b"\nBecause.\n"
     assert refusal(status)[2] == reason(status) + b"\n"
+
+
+def test_a_whole_head(clock: Time) -> None:
+    heads = ResponseHeads(None)
+    headers = ((b"x-a", b"b"),)
+    date = b"date: Sun, 09 Sep 2001 01:46:40 GMT"
+    expected = b"HTTP/1.1 200 OK\r\nx-a: b\r\n" + date + b"\r\ncontent-length: %d\r\n\r\n"
+    assert heads.whole(200, headers, 3) == expected % 3
+    assert heads.whole(200, headers, 3) is heads.whole(200, headers, 3)
+    assert heads.whole(200, headers, 4) == expected % 4
+    clock.now += 1
+    assert date not in (heads.whole(200, headers, 3) or date)
+
+
+def test_what_may_change_is_rendered_anew(clock: Time) -> None:
+    heads = ResponseHeads(None)
+    pair: Any = [b"x-a", b"b"]
+    headers = (pair,)
+    assert b"x-a: b\r\n" in (heads.whole(200, headers, 1) or b"")
+    pair[1] = b"c"
+    assert b"x-a: c\r\n" in (heads.whole(200, headers, 1) or b"")
+
+
+@pytest.mark.parametrize(
+    ("status", "headers"),
+    [
+        (204, ()),
+        (304, ()),
+        (200, ((b"connection", b"close"),)),
+        (200, ((b"content-length", b"1"),)),
+    ],
+)
+def test_heads_that_need_a_closer_look(status: int, headers: Any) -> None:
+    assert ResponseHeads(None).whole(status, headers, 1) is None
