@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 
 .PHONY: serve test bench docs clean
 
-serve: $(VENV)/.ready-uvloop
+serve: $(VENV)/.ready-all
 	$(BIN)/kyoukai run examples/side_by_side/config.yaml
 
 test: $(VENV)/.ready-test
