@@ -50,12 +50,9 @@ if TYPE_CHECKING:
     from kyoukai.blueprint import Hit
     from kyoukai.config import ServerConfig
     from kyoukai.route import Route
-    from kyoukai.rules import Header
+    from kyoukai.sending import Plain
     from kyoukai.stream import StreamState
     from kyoukai.wrappers import Request
-
-    #: An answer that needs no ``Response``: status, constant headers, body.
-    Plain = tuple[int, tuple[Header, ...], bytes]
 
 __all__ = ("InsufficientStorage", "RequestPipeline")
 
@@ -160,7 +157,7 @@ class RequestPipeline(ResponseSender):
         finally:
             if request.pipeline is None:  # otherwise the task is the request's own
                 reset_current(token)
-        return await self.apply_middlewares_to_response(_response(answer, self.app), request)
+        return await self.apply_middlewares_to_response(self.as_response(answer), request)
 
     async def produce_final_response_failsafe(
         self,
@@ -259,11 +256,11 @@ class RequestPipeline(ResponseSender):
             if type(answer) is tuple and "trailers" not in touched:
                 await stream.send_response(*answer)
             else:
-                await self.send_response(_response(answer, app), stream, request)
+                await self.send_response(self.as_response(answer), stream, request)
         except ExpectingNoResponse:
             pass
         except InvalidResponse:  # of a plain answer; the long way says what is wrong
-            await self.send_response(_response(answer, app), stream, request)
+            await self.send_response(self.as_response(answer), stream, request)
         finally:
             if "_teardown_callbacks" in touched:
                 await self.close_context(request)
@@ -491,14 +488,3 @@ def _http_error(error: BodyError) -> HTTPException:
     translated = known[error.status](str(error).capitalize() + ".")
     translated.__cause__ = error
     return translated
-
-
-def _response(answer: WerkzeugResponse | Plain, app: Kyoukai) -> WerkzeugResponse:
-    if not isinstance(answer, tuple):
-        return answer
-    status, headers, body = answer
-    response = app.response_class(body, status)
-    response.headers.clear()
-    for name, value in headers:
-        response.headers.add(name.decode(), value.decode())
-    return response

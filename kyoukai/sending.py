@@ -24,6 +24,9 @@ if TYPE_CHECKING:
     from kyoukai.stream import Payload, StreamState
     from kyoukai.wrappers import Request
 
+    #: An answer that needs no ``Response``: status, constant headers, body.
+    Plain = tuple[int, tuple[Header, ...], bytes]
+
 __all__ = ("ResponseSender",)
 
 _END = object()
@@ -56,6 +59,17 @@ class ResponseSender:
             if always or not future.cancel():
                 await asyncio.gather(result, return_exceptions=True)
             raise
+
+    def as_response(self, answer: WerkzeugResponse | Plain) -> WerkzeugResponse:
+        """Return an answer as a response, for who must look at it or change it."""
+        if not isinstance(answer, tuple):
+            return answer
+        status, headers, body = answer
+        response = self.app.response_class(body, status)
+        response.headers.clear()
+        for name, value in headers:
+            response.headers.add(name.decode(), value.decode())
+        return response
 
     # -- Sending -------------------------------------------------------------------------------
 
