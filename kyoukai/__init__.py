@@ -4,7 +4,7 @@ Kyoukai: an asynchronous web framework that is its own application server.
 
 from kyoukai._version import __version__
 from kyoukai.app import Kyoukai
-from kyoukai.asphalt import KyoukaiComponent
+from kyoukai.asphalt import H2KyoukaiComponent, KyoukaiComponent
 from kyoukai.blueprint import Blueprint
 from kyoukai.config import ServerConfig
 from kyoukai.context import HTTPRequestContext
@@ -16,6 +16,7 @@ from kyoukai.wrappers import Request, Response
 
 __all__ = (
     "Blueprint",
+    "H2KyoukaiComponent",
     "HTTPRequestContext",
     "Kyoukai",
     "KyoukaiComponent",

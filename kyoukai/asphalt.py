@@ -8,9 +8,7 @@ application brings along, and serves once the resources that handlers inject are
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import inspect
-import logging
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -25,6 +23,7 @@ from kyoukai.context import reset_current, set_current
 from kyoukai.exceptions import ConfigurationError, TargetError
 from kyoukai.server.address import Address
 from kyoukai.server.group import ServerGroup, current_group
+from kyoukai.server.injection import await_resources
 from kyoukai.server.listener import Server
 from kyoukai.server.loading import add_to_path, load_target
 from kyoukai.server.options import (
@@ -32,6 +31,7 @@ from kyoukai.server.options import (
     DEFAULT_PORT,
     backend_class,
     interface_class,
+    is_backend,
     server_config,
 )
 
@@ -42,16 +42,11 @@ if TYPE_CHECKING:
 __all__ = (
     "ConnectionLostEvent",
     "ConnectionMadeEvent",
+    "H2KyoukaiComponent",
     "KyoukaiBaseComponent",
     "KyoukaiComponent",
     "find_components",
 )
-
-logger = logging.getLogger("kyoukai.server")
-
-#: Seconds to wait for injected resources where nothing says that all components have started.
-#: Asphalt's own limit for the whole start is 10.
-_RESOURCE_TIMEOUT = 5.0
 
 
 class ConnectionEvent(Event):
@@ -111,10 +106,16 @@ class KyoukaiBaseComponent(Component):
 
     #: The class of the connections' protocols.
     protocol_class: Callable[..., BaseProtocol]
+    #: The class of those that turn out to speak HTTP/2, by ALPN, by upgrade or by their first
+    #: bytes; None where they may not.
+    h2_protocol_class: Callable[..., BaseProtocol] | None = None
     #: What TLS offers (ALPN), the best first.
     alpn_protocols: Sequence[str] = ("http/1.1",)
     #: What the server's resource name begins with.
     resource_prefix = "http"
+    #: The port that ``port`` need not name, and whether ``ip`` and ``port`` always mean TLS.
+    default_port = DEFAULT_PORT
+    needs_tls = False
 
     def __init__(
         self,
@@ -157,6 +158,8 @@ class KyoukaiBaseComponent(Component):
                 port,
                 ssl,
                 settings,
+                default_port=self.default_port,
+                needs_tls=self.needs_tls,
                 certfile=ssl_certfile,
                 keyfile=ssl_keyfile,
                 bind=bind,
@@ -164,7 +167,7 @@ class KyoukaiBaseComponent(Component):
             ),
             self._make_protocol,
             alpn=self.alpn_protocols,
-            label=f"{self.backend_name}, {interface}",
+            label=self._label(interface),
         )
         self.server.before_listening = self._await_resources
         self._context: Context | None = None
@@ -225,12 +228,27 @@ class KyoukaiBaseComponent(Component):
         """Write the access line of a stream that is over."""
         self.server.log_access(stream)
 
+    def switch_target(self, name: str) -> BaseProtocol | None:
+        """
+        Make the protocol that a connection is handed over to.
+
+        :param name: what the client speaks: ``h2`` is HTTP/2
+        :return: the protocol, or None if that is not spoken here
+        """
+        if name != "h2" or self.h2_protocol_class is None:
+            return None
+        return self.h2_protocol_class(self, self._context)
+
     # -- For subclasses ------------------------------------------------------------------------
 
     @property
     def backend_name(self) -> str:
         """What the line that says where the server listens calls the backend."""
         return getattr(self.protocol_class, "__name__", "protocol")
+
+    def _label(self, interface: str) -> str:
+        also = "" if self.h2_protocol_class in (None, self.protocol_class) else ", http2"
+        return f"{self.backend_name}{also}, {interface}"
 
     def get_server_name(self) -> str:
         """Return the host, and the port if it is not in the host's name, that clients know."""
@@ -335,43 +353,24 @@ class KyoukaiBaseComponent(Component):
         ctx.add_resource(self.server, name)
 
     async def _await_resources(self, ctx: Context) -> None:
-        """
-        Wait until the resources that handlers inject are there.
-
-        It also makes the server stop before these resources go. One that never comes is no error:
-        a hook may add it to each request's context.
-        """
-        wanted = self.app.injected_resources()
-        if current_group.get() is None:  # else every component has started
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(_RESOURCE_TIMEOUT):
-                    for kind, name in wanted:
-                        async with Context() as probe:
-                            await probe.request_resource(kind, name)
-        for kind, name in wanted:
-            # In a context of its own: what factories make for it ends with it.
-            async with Context() as probe:
-                if probe.get_resource(kind, name) is None:
-                    logger.warning(
-                        "%s: no component has added the resource %s %r that handlers inject",
-                        self.app.name,
-                        qualified_name(kind),
-                        name,
-                    )
+        await await_resources(self.app.name, self.app.injected_resources())
 
 
 class KyoukaiComponent(KyoukaiBaseComponent):
     """
-    Serves an application over HTTP/1.1.
+    Serves an application over HTTP/1.1 and HTTP/2, on the same addresses.
 
     :param app: the application, or ``module:attribute`` that leads to one
     :param ip: the address to listen on, short for one ``bind``, or one ``tls_bind`` with TLS
     :param port: the TCP port; 0 lets the system choose
     :param backend: name of the wire protocol in the entry-point group ``kyoukai.backends``, or
         the path of a module with a ``PROTOCOL_CLASS``
+    :param http2: whether HTTP/1.1's backend hands connections over that ask for HTTP/2
     :param options: those of :class:`KyoukaiBaseComponent`
     :raises ConfigurationError: if a key is unknown or a value cannot work
     """
+
+    alpn_protocols: Sequence[str] = ("h2", "http/1.1")
 
     def __init__(
         self,
@@ -388,7 +387,23 @@ class KyoukaiComponent(KyoukaiBaseComponent):
             raise ConfigurationError("http2 must be true or false")
         if not hasattr(type(self), "protocol_class"):
             self.protocol_class = backend_class(backend)
+        self._choose_http2(http2)
         super().__init__(app, ip, port, **options)
+
+    def _choose_http2(self, wanted: bool) -> None:
+        """Find out whether connections may be handed over, and what ALPN offers then."""
+        if is_backend(self.protocol_class, "httptools"):
+            speaks = wanted
+        else:
+            speaks = is_backend(self.protocol_class, "http2")
+            if speaks:  # and nothing else
+                self.h2_protocol_class = self.protocol_class
+                self.alpn_protocols = ("h2",)
+        if not speaks:  # no backend of somebody else's knows how to hand over
+            self.h2_protocol_class = None
+            self.alpn_protocols = tuple(name for name in self.alpn_protocols if name != "h2")
+        elif self.h2_protocol_class is None:
+            self.h2_protocol_class = backend_class("http2")
 
     @property
     def backend_name(self) -> str:
@@ -396,6 +411,50 @@ class KyoukaiComponent(KyoukaiBaseComponent):
         if hasattr(type(self), "protocol_class"):
             return super().backend_name
         return self._backend.rpartition(".")[2].rstrip("_")
+
+
+class H2KyoukaiComponent(KyoukaiBaseComponent):
+    """
+    Serves an application over HTTP/2 alone.
+
+    Clients choose it by ALPN (RFC 7301). On plain addresses (``bind``), they must know that it is
+    HTTP/2 (RFC 9113 section 3.3).
+
+    :param app: the application, or ``module:attribute`` that leads to one
+    :param ssl_keyfile: path of the certificate's key, PEM
+    :param ssl_certfile: path of the certificate chain, PEM
+    :param ip: the address to listen on, short for one ``tls_bind``
+    :param port: the TCP port; 0 lets the system choose
+    :param options: those of :class:`KyoukaiBaseComponent`
+    :raises ConfigurationError: if a key is unknown or a value cannot work
+    """
+
+    alpn_protocols = ("h2",)
+    resource_prefix = "h2"
+    default_port = 4444
+    needs_tls = True
+
+    def __init__(
+        self,
+        app: Kyoukai | str = "",
+        ssl_keyfile: str | None = None,
+        ssl_certfile: str | None = None,
+        *,
+        ip: str = DEFAULT_IP,
+        port: int = default_port,
+        **options: Any,
+    ) -> None:
+        if not hasattr(type(self), "protocol_class"):
+            self.protocol_class = backend_class("http2")
+        self.h2_protocol_class = self.protocol_class
+        super().__init__(
+            app, ip, port, ssl_keyfile=ssl_keyfile, ssl_certfile=ssl_certfile, **options
+        )
+
+    @property
+    def backend_name(self) -> str:
+        """What the line that says where the server listens calls the backend."""
+        return super().backend_name if hasattr(type(self), "protocol_class") else "http2"
 
 
 class _Started(asyncio.Event):

@@ -151,14 +151,14 @@ _service = click.option(
     multiple=True,
     metavar="ADDR",
     callback=_check_address,
-    help="Listen here for HTTP/1.1; may be given several times.",
+    help="Listen here for HTTP/1.1 and HTTP/2; may be given several times.",
 )
 @click.option(
     "--tls-bind",
     multiple=True,
     metavar="ADDR",
     callback=_check_address,
-    help="Listen here for HTTP/1.1 over TLS; may be given several times.",
+    help="Listen here for HTTP/2 and HTTP/1.1 over TLS; may be given several times.",
 )
 @click.option("--certfile", metavar="FILE", help="Certificate chain for TLS, PEM.")
 @click.option("--keyfile", metavar="FILE", help="Private key of the certificate, PEM.")
@@ -247,7 +247,7 @@ def version_command() -> None:
     """Print the versions of Kyoukai and of what it runs on."""
     click.echo(f"Kyoukai {__version__}")
     click.echo(f"{platform.python_implementation()} {platform.python_version()}")
-    for name in ("asphalt", "httptools", "uvloop", "werkzeug"):
+    for name in ("asphalt", "h2", "httptools", "uvloop", "werkzeug"):
         try:
             click.echo(f"{name} {installed_version(name)}")
         except PackageNotFoundError:

@@ -60,10 +60,14 @@ class ServerConfig:
     None means 0.8 × the process's limit of open files.
     """
 
-    # -- HTTP/1.1 heads -----------------------------------------------------------------------
+    # -- Heads --------------------------------------------------------------------------------
 
     max_head_size: int = 32768
-    """Bytes of a request's head (request line and headers), and of its trailers. Beyond: 431."""
+    """
+    Bytes of a request's head (request line and headers), and of its trailers. Beyond: 431. On
+    HTTP/2, each field counts 32 more, and a block that comes to more than this before it is
+    decoded, or twice this after, ends the connection.
+    """
 
     max_target_size: int = 8192
     """Bytes of a request's target. Beyond: 414."""
@@ -79,12 +83,45 @@ class ServerConfig:
 
     max_pipelined: int = 16
     """
-    Requests of one connection that are parsed at a time, the one in progress among them. Beyond,
-    parsing stops, and reading when ``read_buffer_size`` is full.
+    Requests of one HTTP/1.1 connection that are parsed at a time, the one in progress among them.
+    Beyond, parsing stops, and reading when ``read_buffer_size`` is full.
     """
 
     max_requests_per_connection: int = 0
     """Requests after which a connection is closed. 0: no limit."""
+
+    # -- HTTP/2 -------------------------------------------------------------------------------
+
+    h2_max_concurrent_streams: int = 100
+    """
+    Streams of one connection that may be open at once; tasks of streams that were reset count
+    until they finish. Beyond: RST_STREAM with REFUSED_STREAM.
+    """
+
+    h2_stream_window: int = 262144
+    """Bytes of a request's body that a client may send ahead of the application, each stream."""
+
+    h2_connection_window: int = 1048576
+    """The same for all streams of a connection together; at least 65535."""
+
+    h2_reset_burst: int = 200
+    """
+    Streams that a client may reset, or have us reset by its errors, in one burst. Beyond: GOAWAY
+    with ENHANCE_YOUR_CALM.
+    """
+
+    h2_reset_rate: float = 33.0
+    """Such resets a second that it may go on with."""
+
+    h2_control_burst: int = 200
+    """
+    Frames that ask for nothing (PING, SETTINGS, WINDOW_UPDATE, priorities, empty DATA, unknown
+    ones) in one burst, beyond those that go with its requests and our frames. Beyond: GOAWAY with
+    ENHANCE_YOUR_CALM.
+    """
+
+    h2_control_rate: float = 20.0
+    """Such frames a second that it may go on with."""
 
     # -- Bodies -------------------------------------------------------------------------------
 
@@ -222,6 +259,11 @@ def check_keys(given: Iterable[str], allowed: Collection[str], what: str) -> Non
 #: Settings whose least value is not 0.
 _MINIMUM: dict[str, float] = {
     "backlog": 1,
+    "h2_max_concurrent_streams": 1,
+    "h2_stream_window": 1024,
+    "h2_connection_window": 65535,
+    "h2_reset_burst": 1,
+    "h2_control_burst": 10,
     "max_connections": 1,
     "max_head_size": 256,
     "max_target_size": 1,
@@ -242,6 +284,10 @@ _ABOVE_ZERO = (
 )
 
 
+#: The largest window that HTTP/2 knows (RFC 9113 section 6.9.1).
+_LARGEST_WINDOW = 2**31 - 1
+
+
 def _check_ranges(config: ServerConfig) -> None:
     for field in dataclasses.fields(config):
         value = getattr(config, field.name)
@@ -250,6 +296,8 @@ def _check_ranges(config: ServerConfig) -> None:
         minimum = _MINIMUM.get(field.name, 0)
         if not value >= minimum:  # also refuses NaN
             raise ConfigurationError(f"{field.name} must be at least {minimum}, not {value}")
+        if field.name.endswith("_window") and value > _LARGEST_WINDOW:
+            raise ConfigurationError(f"{field.name} must be at most {_LARGEST_WINDOW}")
         if field.name in _ABOVE_ZERO and value == 0:
             raise ConfigurationError(f"{field.name} must be greater than 0")
     for proxy in config.trusted_proxies:

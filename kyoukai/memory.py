@@ -24,6 +24,7 @@ from kyoukai.backends.base import BaseProtocol, Connections
 from kyoukai.backends.httptools_ import HttpToolsProtocol
 from kyoukai.config import ServerConfig
 from kyoukai.interfaces.native import NativeInterface
+from kyoukai.server.options import backend_class
 
 if TYPE_CHECKING:
     from kyoukai.stream import Interface, StreamState
@@ -81,6 +82,15 @@ class MemoryTransport(asyncio.Transport):
     def get_extra_info(self, name: str, default: Any = None) -> Any:
         """Return what the test said the connection is like."""
         return self._extra.get(name, default)
+
+    def set_protocol(self, protocol: asyncio.BaseProtocol) -> None:
+        """Let another protocol go on with the connection."""
+        assert isinstance(protocol, asyncio.Protocol)
+        self.protocol = protocol
+
+    def get_protocol(self) -> asyncio.BaseProtocol:
+        """Return the protocol that has the connection."""
+        return self.protocol
 
     def is_closing(self) -> bool:
         """Whether the connection is closed or about to be."""
@@ -218,6 +228,10 @@ class MemoryServer:
             self.interface: Interface = self._native
         else:
             self.interface = app
+
+    def switch_target(self, name: str) -> BaseProtocol | None:
+        """Make the protocol that a connection may go on with: ``h2`` is HTTP/2."""
+        return backend_class("http2")(self) if name == "h2" else None
 
     def log_access(self, stream: StreamState) -> None:
         """Keep the stream for the test to look at."""

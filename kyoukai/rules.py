@@ -59,6 +59,7 @@ _NO_TRAILERS = frozenset((b"content-length", b"host", b"transfer-encoding", b"tr
 #: Wire names seen before, with their lower-case form; ``b""`` for those that are dropped.
 known_names: dict[bytes, bytes] = {}
 _NAMES_KEPT = 1024
+_NAME_SIZE = 64
 
 
 def field_name(name: bytes) -> bytes:
@@ -71,9 +72,13 @@ def field_name(name: bytes) -> bytes:
     known = known_names.get(name)
     if known is None:
         known = b"" if b"_" in name else name.lower()
-        if len(known_names) < _NAMES_KEPT:
+        if len(known_names) < _NAMES_KEPT and len(name) <= _NAME_SIZE:
             known_names[bytes(name)] = known
     return known
+
+
+#: No name in the DNS is longer than 255 bytes; a colon and a port may follow it.
+_AUTHORITY_SIZE = 261
 
 
 @lru_cache(maxsize=256)
@@ -84,7 +89,7 @@ def check_authority(value: bytes) -> str:
     :raises ProtocolError: 400, if it is not (RFC 9110 section 7.2, RFC 3986 section 3.2.2)
     """
     try:
-        text = value.decode("ascii").lower()
+        text = value.decode("ascii").lower() if len(value) <= _AUTHORITY_SIZE else ""
     except UnicodeDecodeError:
         text = ""
     host, separator, port = text, "", ""
@@ -244,7 +249,7 @@ def _check_fields(headers: Iterable[Header]) -> None:
             if name not in _good_names:
                 if not isinstance(name, bytes) or not _TOKEN.fullmatch(name):
                     raise InvalidResponse(f"header name {name!r} is no token")
-                if len(_good_names) < _NAMES_KEPT:
+                if len(_good_names) < _NAMES_KEPT and len(name) <= _NAME_SIZE:
                     _good_names.add(name)
             if not isinstance(value, bytes) or _BAD_VALUE.search(value):
                 raise InvalidResponse(

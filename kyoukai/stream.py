@@ -40,6 +40,8 @@ class RequestHead:
     """
     A request's head, checked and decoded once, the same for every wire and interface.
 
+    It is not to be changed: a connection may use one for all requests that are the same.
+
     :param method: as sent, such as ``GET``
     :param target: the request target's bytes as sent
     :param raw_path: the target's path, escapes kept

@@ -116,7 +116,7 @@ class ResponseHeads:
         prefix, length, close = self.render(status, headers)
         if close or length is not None or status == 204 or status == 304:
             return None
-        head = b"%bcontent-length: %d\r\n\r\n" % (prefix, size)
+        head = self.with_length(prefix, size)
         try:
             constant = (status, headers) in self._known
         except TypeError:
@@ -138,7 +138,7 @@ class ResponseHeads:
         check_response_head(status, headers)
         length: int | None = None
         close = date = server = False
-        lines = [b"HTTP/1.1 %d %b\r\n" % (status, reason(status))]
+        lines = [self._status_line(status)]
         for name, value in headers:
             lower = name.lower()
             if lower in _HOP_BY_HOP:
@@ -152,12 +152,24 @@ class ResponseHeads:
                 continue
             date = date or lower == b"date"
             server = server or lower == b"server"
-            lines.append(b"%b: %b\r\n" % (name, value))
+            lines.append(self._field(name, value))
         if not date:
-            lines.append(b"date: %b\r\n" % self._date)
+            lines.append(self._field(b"date", self._date))
         if not server and self._server is not None:
-            lines.append(b"server: %b\r\n" % self._server)
+            lines.append(self._field(b"server", self._server))
         return b"".join(lines), length, close
+
+    # -- What another wire does differently ----------------------------------------------------
+
+    def _status_line(self, status: int) -> bytes:
+        return b"HTTP/1.1 %d %b\r\n" % (status, reason(status))
+
+    def _field(self, name: bytes, value: bytes) -> bytes:
+        return b"%b: %b\r\n" % (name, value)
+
+    def with_length(self, prefix: bytes, size: int) -> bytes:
+        """Return the whole head of an answer whose body has that many bytes."""
+        return b"%bcontent-length: %d\r\n\r\n" % (prefix, size)
 
 
 @lru_cache(maxsize=16)

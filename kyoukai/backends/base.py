@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
     from kyoukai.config import ServerConfig
     from kyoukai.rules import Header
+    from kyoukai.stream import RequestHead
 
 __all__ = ("NEVER", "BaseProtocol", "Component", "Connections")
 
@@ -58,6 +59,14 @@ class Component(Protocol):
     @property
     def connections(self) -> Connections:
         """The registry of the server's connections."""
+
+    def switch_target(self, name: str) -> BaseProtocol | None:
+        """
+        Make a protocol that a connection may go on with.
+
+        :param name: ``h2`` for HTTP/2
+        :return: None if the component does not speak it
+        """
 
     def log_access(self, stream: StreamState) -> None:
         """Write a line for a stream whose response is complete, or was given up."""
@@ -285,6 +294,34 @@ class BaseProtocol(asyncio.Protocol, ABC):
         if self.reading_paused and not self.transport.is_closing():
             self.reading_paused = False
             self.transport.resume_reading()
+
+    def switch_protocol(self, protocol: BaseProtocol, data: bytes = b"") -> None:
+        """
+        Hand the connection over.
+
+        :param protocol: what goes on with it
+        :param data: what has come from the client and belongs to that protocol
+        """
+        self.is_lost = True
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        self.connections.discard(self)
+        self.transport.set_protocol(protocol)
+        protocol.connection_made(self.transport)
+        if data and not protocol.is_lost:
+            protocol.data_received(data)
+
+    def begin_with(self, head: RequestHead, body: bytes, settings: bytes) -> bool:
+        """
+        Answer a request that came before the switch, once connected.
+
+        :param head: its head
+        :param body: its whole body
+        :param settings: what the client says of itself, as its upgrade has it
+        :return: False if that cannot be used
+        """
+        return False
 
     # -- Deadlines -----------------------------------------------------------------------------
     # One timer serves both. Deadlines move with every request, so they are only noted; the timer

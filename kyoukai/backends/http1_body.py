@@ -96,6 +96,10 @@ class BodyReceiver(Http1Protocol):
     def _reset_head(self) -> None:
         """Forget the last head: another may begin."""
 
+    @abstractmethod
+    def release_held(self) -> None:
+        """Answer a request that was held back, as its body will not be complete."""
+
     # -- Framing -------------------------------------------------------------------------------
 
     def _start_body(self, stream: H1State, chunked: bool, length: int, expect: bool) -> None:
@@ -177,6 +181,7 @@ class BodyReceiver(Http1Protocol):
         self._read_deadline = NEVER
         stream.closes = True
         stream.body_failed(BodyMalformed(detail))
+        self.release_held()
         if stream.sending is CLOSED:
             self.linger()
 
@@ -227,6 +232,7 @@ class BodyReceiver(Http1Protocol):
             self._phase = DROPPED
             stream.closes = True
             stream.body_failed(BodyTimeout("the body arrives too slowly"))
+            self.release_held()
         else:
             self.set_read_deadline(_RATE_TICK)
 

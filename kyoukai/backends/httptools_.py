@@ -13,13 +13,15 @@ in order. An error is answered in its turn too, and ends the connection.
 from __future__ import annotations
 
 import asyncio
+import re
 from typing import TYPE_CHECKING
 
 import httptools
 
 from kyoukai.backends.base import NEVER, Component
 from kyoukai.backends.http1 import H1State, answer_refusal
-from kyoukai.backends.http1_body import BODY, CHUNKED, DROPPED, HEAD, BodyReceiver
+from kyoukai.backends.http1_body import BODY, CHUNKED, DROPPED, HEAD
+from kyoukai.backends.http1_upgrade import Http2Entrance
 from kyoukai.exceptions import ProtocolError
 from kyoukai.rules import (
     FORWARDED,
@@ -52,6 +54,10 @@ _SPECIAL = FORWARDED | {
     b"upgrade",
 }
 
+#: First bytes that are those of no HTTP at all, though they look like it: three words, of which the
+#: last names no protocol.
+_NO_HTTP = re.compile(rb"[A-Z]+ [A-Z]+ [A-Z]+\r\n\r\n")
+
 _VERSIONS = {b"HTTP/1.1": "1.1", b"HTTP/1.0": "1.0"}
 #: Methods that are no requests to this server.
 _REFUSED = {
@@ -61,7 +67,7 @@ _REFUSED = {
 _methods: dict[bytes, str] = {}
 
 
-class HttpToolsProtocol(BodyReceiver):
+class HttpToolsProtocol(Http2Entrance):
     """
     One HTTP/1.x connection.
 
@@ -202,6 +208,8 @@ class HttpToolsProtocol(BodyReceiver):
         """Feed the next whole lines of a head; False if none is there yet."""
         config = self.config
         if not self._fed:
+            if not self._version and buffer[0] == 80 and self.begins_http2(buffer):
+                return False
             if buffer[0] in b"\r\n":  # blank lines before a request (RFC 9112 section 2.2)
                 size = len(buffer) - len(buffer.lstrip(b"\r\n"))
                 del buffer[:size]
@@ -243,6 +251,7 @@ class HttpToolsProtocol(BodyReceiver):
 
     def _feed_head(self, data: bytes, whole: bool) -> None:
         upgrade = False
+        fresh = not self._version
         if not self._fed:  # the parser knows other protocols than HTTP, and does not say which
             end = data.find(b"\r\n")
             self._version = data[end - 8 : end] if end >= 8 else b""
@@ -252,6 +261,9 @@ class HttpToolsProtocol(BodyReceiver):
         except httptools.HttpParserUpgrade:
             upgrade = True
         except httptools.HttpParserError:
+            if fresh and _NO_HTTP.fullmatch(data):
+                self.hang_up()
+                return
             self._refuse(400, "The request is malformed.")
             return
         try:
@@ -354,11 +366,17 @@ class HttpToolsProtocol(BodyReceiver):
         if upgrade:
             # Not taken: this parser cannot go on, so a fresh one frames the body.
             self._new_parser(chunked, length)
+        h2c = protocol == "h2c" and self.offers_h2c(stream, expect is not None)
         if chunked or length:
             self._start_body(stream, chunked, length or 0, expect is not None)
+            if h2c:
+                self.hold(stream)
+                return
         else:
             stream.receiving = CLOSED
             self._read_deadline = NEVER
+            if h2c and self.take_upgrade(stream):
+                return
             if closes:
                 self._phase = DROPPED
         self.enqueue(stream)

@@ -106,6 +106,14 @@ class Server:
         """
         self._access_log(stream)
 
+    def switch_target(self, name: str) -> BaseProtocol | None:
+        """
+        Return None: connections go on speaking what the factory has made.
+
+        :param name: what a client would rather speak
+        """
+        return None
+
     # -- Addresses -----------------------------------------------------------------------------
 
     def bind(self) -> None:

@@ -23,7 +23,14 @@ if TYPE_CHECKING:
     #: Makes an interface of an application, the settings and the root context.
     InterfaceFactory = Callable[[Any, ServerConfig, Context], Interface]
 
-__all__ = ("DEFAULT_IP", "DEFAULT_PORT", "backend_class", "interface_class", "server_config")
+__all__ = (
+    "DEFAULT_IP",
+    "DEFAULT_PORT",
+    "backend_class",
+    "interface_class",
+    "is_backend",
+    "server_config",
+)
 
 DEFAULT_IP = "127.0.0.1"
 DEFAULT_PORT = 8000
@@ -34,6 +41,9 @@ def server_config(
     port: int,
     ssl: Mapping[str, Any] | None,
     settings: Mapping[str, Any] | None,
+    *,
+    default_port: int = DEFAULT_PORT,
+    needs_tls: bool = False,
     **fields: Any,
 ) -> ServerConfig:
     """
@@ -43,6 +53,8 @@ def server_config(
     :param port: its TCP port
     :param ssl: its ``ssl`` mapping
     :param settings: its ``settings`` mapping
+    :param default_port: the port if the component names none
+    :param needs_tls: whether ``ip`` and ``port`` mean TLS also without a certificate
     :param fields: settings that are arguments of their own; empty ones do not count
     :raises ConfigurationError: in one line that names the key
     """
@@ -52,9 +64,9 @@ def server_config(
     given = {**_tls_fields(ssl), **{name: value for name, value in fields.items() if value}}
     merged = {**(settings or {}), **given}
     if not merged.get("bind") and not merged.get("tls_bind"):
-        wants_tls = merged.get("certfile") or merged.get("keyfile")
+        wants_tls = needs_tls or merged.get("certfile") or merged.get("keyfile")
         merged["tls_bind" if wants_tls else "bind"] = str(_tcp(ip, port))
-    elif (ip, port) != (DEFAULT_IP, DEFAULT_PORT):
+    elif (ip, port) != (DEFAULT_IP, default_port):
         raise ConfigurationError("ip and port: give either these, or bind and tls_bind")
     config = ServerConfig.from_mapping(merged)
     for name in ("certfile", "keyfile"):
@@ -108,6 +120,16 @@ def backend_class(name: str) -> Callable[..., BaseProtocol]:
     if not isinstance(found, type) or not issubclass(found, BaseProtocol):
         raise ConfigurationError(f"backend: {name!r} leads to no protocol class")
     return found
+
+
+def is_backend(made: object, name: str) -> bool:
+    """
+    Return whether a component's protocols are a backend's, or derived from it.
+
+    :param made: the component's protocol class, or a function that makes protocols
+    :param name: an entry point of ``kyoukai.backends``
+    """
+    return isinstance(made, type) and issubclass(made, backend_class(name))  # type: ignore[arg-type]
 
 
 def interface_class(name: str) -> InterfaceFactory:

@@ -28,8 +28,8 @@ def make_context(config: ServerConfig, protocols: Sequence[str]) -> ssl.SSLConte
     """
     Make the context of a TLS server.
 
-    TLS 1.2 and up, forward secrecy only, no renegotiation (RFC 9113 section 9.2 asks for no less
-    where HTTP/2 is spoken, and RFC 9325 recommends it everywhere).
+    TLS 1.2 and up, no compression, no renegotiation, and by default forward secrecy only: RFC 9113
+    section 9.2 asks for no less where HTTP/2 is spoken, and RFC 9325 recommends it everywhere.
 
     :param config: for ``certfile``, ``keyfile`` and ``ciphers``
     :param protocols: what ALPN offers, the best first (RFC 7301)
@@ -45,6 +45,8 @@ def make_context(config: ServerConfig, protocols: Sequence[str]) -> ssl.SSLConte
         context.set_ciphers(config.ciphers)
     except ssl.SSLError:
         raise ConfigurationError(f"ciphers: {config.ciphers!r} selects no cipher") from None
+    if "h2" in protocols:
+        _check_ciphers(context)
     context.set_alpn_protocols(list(protocols))
     passwords = _NoPassword()
     try:
@@ -58,6 +60,26 @@ def make_context(config: ServerConfig, protocols: Sequence[str]) -> ssl.SSLConte
             message = f"certfile, keyfile: {certfile!r} or {keyfile!r} is damaged"
         raise ConfigurationError(message) from None
     return context
+
+
+def _check_ciphers(context: ssl.SSLContext) -> None:
+    """
+    Refuse what HTTP/2 prohibits: suites without forward secrecy, or without AEAD.
+
+    Browsers close an HTTP/2 connection that has one of them (RFC 9113 section 9.2.2, appendix A),
+    and what ALPN chooses does not depend on the suite.
+    """
+    wrong = [
+        each["name"]
+        for each in context.get_ciphers()
+        if not each["aead"] or not each["kea"].startswith(("kx-ecdhe", "kx-dhe", "kx-any"))
+    ]
+    if wrong:
+        others = f" and {len(wrong) - 1} more" if len(wrong) > 1 else ""
+        raise ConfigurationError(
+            f"ciphers: HTTP/2 prohibits {wrong[0]}{others}; leave out what has no forward secrecy"
+            " and no AEAD, or say http2: false"
+        )
 
 
 class _NoPassword:

@@ -81,6 +81,13 @@ class Stage:
         return stream
 
 
+class Tls:
+    """What a transport over TLS knows of its handshake: nothing was agreed on."""
+
+    def selected_alpn_protocol(self) -> str | None:
+        return None
+
+
 class StrictTransport(MemoryTransport):
     """Like uvloop's, it takes no writes after its end."""
 

@@ -10,12 +10,15 @@ from __future__ import annotations
 import array
 import asyncio
 import threading
+from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
 
+from kyoukai.backends.http2.protocol import H2KyoukaiProtocol
+from kyoukai.backends.httptools_ import HttpToolsProtocol
 from kyoukai.exceptions import (
     BodyNotReady,
     BodyStorageError,
@@ -28,6 +31,7 @@ from kyoukai.memory import ClientResponse
 from kyoukai.stream import CLOSED, IDLE, OPEN, RESET, StreamState
 from kyoukai.testing import MemoryServer
 
+from .http2.support import Exchange, dial
 from .support import Stage, connect, turns
 
 
@@ -35,6 +39,9 @@ class Http1Peer:
     """A client on HTTP/1.1."""
 
     version = "1.1"
+    protocol_class = HttpToolsProtocol
+    #: Whether a body that was declared with its length may have trailers.
+    trailers_after_length = False
 
     def __init__(self, server: MemoryServer) -> None:
         self.connection = connect(server)
@@ -66,12 +73,85 @@ class Http1Peer:
         """Wait for the next answer; ConnectionError if it is cut short."""
         return await self.connection.response()
 
+    def hold(self) -> None:
+        """Take nothing of what comes."""
+        self.transport.hold()
+
+    def release(self) -> None:
+        """Take what has come, and go on."""
+        self.transport.output[:0] = self.transport.release()
+
     def leave(self) -> None:
         """Be gone."""
         self.connection.close()
 
 
-PEERS = {"http1": Http1Peer}
+class Http2Peer:
+    """A client on HTTP/2 that leaves by closing the connection; each request is a stream."""
+
+    version = "2"
+    protocol_class = H2KyoukaiProtocol
+    trailers_after_length = True
+
+    def __init__(self, server: MemoryServer) -> None:
+        self.client, self.transport = dial(server)
+        self.exchanges: list[Exchange] = []
+        self._due: deque[Exchange] = deque()
+
+    def request(self, method: str = "GET", target: str = "/", **options: Any) -> None:
+        """Send a whole request."""
+        self._sent(self.client.request(method, target, **options))
+
+    def begin(self, method: str = "POST", target: str = "/", length: int | None = None) -> None:
+        """Send a head whose body follows."""
+        headers = [] if length is None else [("content-length", str(length))]
+        self._sent(self.client.begin(method, target, headers))
+
+    def _sent(self, exchange: Exchange) -> None:
+        self.exchanges.append(exchange)
+        self._due.append(exchange)
+
+    def data(self, data: bytes) -> None:
+        """Send some of the body."""
+        self.exchanges[-1].data(data)
+
+    def end(self, trailers: Iterable[tuple[str, str]] = ()) -> None:
+        """End the body."""
+        self.exchanges[-1].end(trailers)
+
+    async def response(self) -> ClientResponse:
+        """Wait for the next answer, in the order of the requests."""
+        return await self._due.popleft().finished()
+
+    def hold(self) -> None:
+        """Take nothing of what comes."""
+        self.transport.hold()
+
+    def release(self) -> None:
+        """Take what has come, and go on."""
+        self.transport.let_go()
+
+    def leave(self) -> None:
+        """Be gone."""
+        if not self.transport.closed:
+            self.transport.lose()
+
+
+class Http2ResettingPeer(Http2Peer):
+    """A client on HTTP/2 that leaves by resetting its streams; the connection stays."""
+
+    def leave(self) -> None:
+        """Be gone."""
+        for exchange in self.exchanges:
+            if not (exchange.done and exchange.ended):
+                exchange.reset()
+
+
+PEERS: dict[str, Any] = {
+    "http1": Http1Peer,
+    "http2": Http2Peer,
+    "http2-reset": Http2ResettingPeer,
+}
 
 
 @pytest.fixture(params=PEERS, name="meet")
@@ -81,8 +161,9 @@ def meet_fixture(request: pytest.FixtureRequest) -> Callable[..., Any]:
     @asynccontextmanager
     async def meet(app: Any = None, **settings: Any) -> AsyncIterator[tuple[Any, Any]]:
         app = app or Stage()
-        async with MemoryServer(app, **settings) as server:
-            yield app, PEERS[request.param](server)
+        peer_class = PEERS[request.param]
+        async with MemoryServer(app, peer_class.protocol_class, **settings) as server:
+            yield app, peer_class(server)
 
     return meet
 
@@ -133,7 +214,8 @@ async def test_a_body_is_read_as_it_comes(meet: Any, length: int | None) -> None
         assert stream.receiving is CLOSED
         assert stream.received == 6
         assert stream.buffered == 0
-        assert list(stream.trailers) == ([] if length else [(b"x-sum", b"6")])
+        trailers = length is None or peer.trailers_after_length
+        assert list(stream.trailers) == ([(b"x-sum", b"6")] if trailers else [])
 
 
 async def test_a_body_is_read_whole(meet: Any) -> None:
@@ -605,16 +687,15 @@ async def test_every_answer_has_a_date_and_a_server(meet: Any) -> None:
 
 async def test_sending_waits_for_a_slow_client(meet: Any) -> None:
     async with meet(write_buffer_size=10_000) as (stage, peer):
-        peer.transport.hold()
+        peer.hold()
         peer.request()
         stream = await stage.next()
         stream.send_head(200, ())
         sending = asyncio.ensure_future(stream.send_data(b"x" * 20_000))
         await turns()
         assert not sending.done()
-        data = peer.transport.release()
+        peer.release()
         await sending
-        peer.transport.output[:0] = data
         await stream.end()
         assert len((await peer.response()).body) == 20_000
 

@@ -19,7 +19,7 @@ from kyoukai.exceptions import BodyError, BodyTooLarge
 from kyoukai.stream import CLOSED, StreamState
 from kyoukai.testing import MemoryServer
 
-from .support import GOOD, Clock, connect, parse_answers, turns
+from .support import GOOD, Clock, Tls, connect, parse_answers, turns
 
 REQUESTS = [
     GOOD,
@@ -253,7 +253,7 @@ async def live(rng: random.Random, clock: Clock) -> None:
         read_buffer_size=rng.choice((1024, 65536)),
         write_buffer_size=rng.choice((1024, 65536)),
     )
-    extra = {"ssl_object": object()} if rng.random() < 0.2 else {}
+    extra = {"ssl_object": Tls()} if rng.random() < 0.2 else {}
     transport = connect(server, **extra).transport
     data = b"".join(rng.choice(REQUESTS + LONG) for _ in range(rng.randrange(1, 6)))
     if rng.random() < 0.3:

@@ -18,6 +18,7 @@ from .support import (
     Clock,
     Mirror,
     Stage,
+    Tls,
     by_byte,
     connect,
     parse_answers,
@@ -617,7 +618,7 @@ async def test_over_tls_lingering_only_drops() -> None:
     clock = Clock()
     stage = Stage()
     async with MemoryServer(stage) as server:
-        connection = connect(server, ssl_object=object())
+        connection = connect(server, ssl_object=Tls())
         connection.send(upload(1_000_000))
         stream = await stage.answer()
         assert stream.head.scheme == "https"
@@ -770,7 +771,7 @@ async def test_a_half_close_inside_a_later_head_answers_the_earlier_request() ->
 async def test_over_tls_the_end_is_a_disconnect() -> None:
     stage = Stage()
     async with MemoryServer(stage) as server:
-        connection = connect(server, ssl_object=object())
+        connection = connect(server, ssl_object=Tls())
         connection.send(GOOD)
         stream = await stage.next()
         connection.transport.feed_eof()
@@ -1350,7 +1351,7 @@ async def test_too_many_connections_get_503() -> None:
         for connection in (second, fourth):
             connection.send(GOOD)
             assert (await connection.response()).status == 200
-        over_tls = connect(server, ssl_object=object())
+        over_tls = connect(server, ssl_object=Tls())
         await turns()
         assert over_tls.transport.closed
         assert over_tls.transport.take() == b""

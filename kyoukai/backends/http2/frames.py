@@ -1,0 +1,298 @@
+"""
+HTTP/2 frames in: splitting and vetting (RFC 9113 sections 4 and 6).
+
+Frames are split here, so that a wrong one does not take along what came before it in the same
+read, and what h2 does not look at is: sizes, floods, header blocks in pieces. Whole header blocks
+go on to the protocol, everything else to h2.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from typing import TYPE_CHECKING
+
+from h2.errors import ErrorCodes
+
+from kyoukai.backends.base import NEVER, Component
+from kyoukai.backends.http2.connection import MAX_FRAME_SIZE
+from kyoukai.backends.http2.guard import Bucket, ConnectionFault
+from kyoukai.backends.http2.sending import H2Sender
+
+if TYPE_CHECKING:
+    from asphalt.core import Context
+
+__all__ = ("HEADERS", "PREFACE", "PRIORITY_UPDATE", "FrameReceiver", "too_large")
+
+#: What a client's first bytes are (RFC 9113 section 3.4).
+PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
+
+DATA, HEADERS, PRIORITY, RST_STREAM, SETTINGS, PUSH_PROMISE, PING, GOAWAY = range(8)
+WINDOW_UPDATE, CONTINUATION, PRIORITY_UPDATE = 8, 9, 16
+END_STREAM, END_HEADERS, PADDED, HAS_PRIORITY, ACK = 1, 4, 8, 32, 1
+
+#: Control frames that go with each request, beside those that go with what we send, and how many a
+#: client may save up.
+_FREE_PER_REQUEST = 2
+_FREE_AT_MOST = 1000
+#: DATA that comes too late is no fault, unless it comes in frames shorter than this.
+_SMALL_FRAME = 256
+
+
+class FrameReceiver(H2Sender):
+    """
+    One HTTP/2 connection, from bytes to frames.
+
+    :param component: what it serves
+    :param parent_context: the Asphalt context of its requests' contexts
+    """
+
+    __slots__ = (
+        "_block",
+        "_block_flags",
+        "_block_stream",
+        "_control",
+        "_deaf",
+        "_free",
+        "_free_base",
+        "_input",
+        "_keep_alive",
+        "_max_head_size",
+        "_needed",
+        "_requests",
+        "_resets",
+        "_settled",
+        "_taken",
+    )
+
+    def __init__(self, component: Component, parent_context: Context | None = None) -> None:
+        super().__init__(component, parent_context)
+        config = component.config
+        # Bytes that make no whole frame yet, and how many it takes.
+        self._input = bytearray()
+        self._needed = 0
+        # How much of the client's preface has come, whether its SETTINGS have, and whether
+        # nothing more is taken.
+        self._taken = 0
+        self._settled = False
+        self._deaf = False
+        # A header block that goes on in CONTINUATION frames.
+        self._block: bytearray | None = None
+        self._block_stream = self._block_flags = 0
+        self._requests = 0
+        self._resets = Bucket(config.h2_reset_burst, config.h2_reset_rate)
+        self._control = Bucket(config.h2_control_burst, config.h2_control_rate)
+        self._free = self._free_base = 0
+        self._keep_alive = config.keep_alive_timeout
+        self._max_head_size = config.max_head_size
+
+    # -- What the protocol defines -------------------------------------------------------------
+
+    @abstractmethod
+    def block_complete(self, stream_id: int, block: bytes, ends: int) -> None:
+        """A header block is complete; ``ends`` is not 0 if nothing follows it."""
+
+    @abstractmethod
+    def feed(self, frame: bytes) -> None:
+        """Let h2 take a frame, and handle its events."""
+
+    @abstractmethod
+    def dropped(self) -> None:
+        """Something came that is not taken any more."""
+
+    @abstractmethod
+    def fail(self, fault: ConnectionFault) -> None:
+        """The connection cannot go on."""
+
+    # -- Bytes to frames -----------------------------------------------------------------------
+
+    def data_received(self, data: bytes) -> None:
+        """Bytes from the client: split frames, and take each."""
+        if self._deaf:
+            self.dropped()
+            return
+        if self._input:
+            self._input += data
+            if len(self._input) < self._needed:
+                return
+            data = bytes(self._input)
+            self._input.clear()
+        self._flush_due = True  # there is one at the end
+        try:
+            self._take_frames(data)
+        except ConnectionFault as fault:
+            self._input.clear()
+            self.fail(fault)
+        self.flush()
+        if self.write_paused:
+            self.pause_reading()  # until what our answers to control frames make is taken
+
+    def _take_frames(self, data: bytes) -> None:
+        position, end = 0, len(data)
+        if self._taken < len(PREFACE):
+            position = self._take_preface(data)
+        while end - position >= 9:
+            length = data[position] << 16 | data[position + 1] << 8 | data[position + 2]
+            if length > MAX_FRAME_SIZE:
+                text = f"a frame of {length} bytes is longer than {MAX_FRAME_SIZE}"
+                raise ConnectionFault(ErrorCodes.FRAME_SIZE_ERROR, text)
+            stop = position + 9 + length
+            if stop > end:
+                self._needed = 9 + length
+                break
+            kind = data[position + 3]
+            if kind == HEADERS and self._settled and self._block is None:
+                self._headers_frame(
+                    data[position + 4],
+                    int.from_bytes(data[position + 5 : position + 9]) & 0x7FFFFFFF,
+                    data[position + 9 : stop],
+                )
+            else:
+                self._other_frame(kind, data[position:stop])
+            position = stop
+            if self._deaf:
+                return
+        else:
+            self._needed = 9
+        if position < end:
+            self._input += data[position:] if position else data
+
+    def _take_preface(self, data: bytes) -> int:
+        """Take what is left of the client's preface; return how many bytes that were."""
+        piece = data[: len(PREFACE) - self._taken]
+        if piece != PREFACE[self._taken : self._taken + len(piece)]:
+            text = "the connection does not begin with the HTTP/2 preface"
+            raise ConnectionFault(ErrorCodes.PROTOCOL_ERROR, text)
+        self._taken += len(piece)
+        return len(piece)
+
+    # -- Frames --------------------------------------------------------------------------------
+
+    def _other_frame(self, kind: int, frame: bytes) -> None:
+        """Vet a frame, and let h2 take it."""
+        stream_id = int.from_bytes(frame[5:9]) & 0x7FFFFFFF
+        if not self._settled:
+            if kind != SETTINGS or frame[4] & ACK:
+                text = "the first frame is not SETTINGS"
+                raise ConnectionFault(ErrorCodes.PROTOCOL_ERROR, text)
+            self._settled = True
+            if not self.streams:
+                self.set_read_deadline(self._keep_alive)
+        elif self._block is not None or kind == CONTINUATION:
+            self._continuation_frame(kind, stream_id, frame)
+            return
+        if kind == PING and len(frame) != 17:
+            raise ConnectionFault(ErrorCodes.FRAME_SIZE_ERROR, "PING has 8 bytes")
+        stream = self.streams.get(stream_id)
+        if kind == DATA:
+            if _is_empty(frame) or (stream is None and len(frame) < _SMALL_FRAME):
+                self.count_control()
+        elif kind != RST_STREAM or stream is None:
+            self.count_control()
+        if kind == SETTINGS:
+            if frame[4] & ACK and len(frame) > 9:
+                text = "an acknowledgement of SETTINGS has a payload"
+                raise ConnectionFault(ErrorCodes.FRAME_SIZE_ERROR, text)
+            for each in self.streams.values():
+                self.adopted(each)  # as their windows may change
+        elif stream is not None:
+            self.adopted(stream)
+            fault = _stream_fault(kind, stream_id, frame)
+            if fault is not None:
+                self.give_up(stream, fault)
+                self.count_reset()
+                return
+        elif kind == RST_STREAM and stream_id > self.h2.highest_inbound_stream_id:
+            text = "RST_STREAM on a stream that is not open"
+            raise ConnectionFault(ErrorCodes.PROTOCOL_ERROR, text)
+        self.feed(frame)
+
+    def _headers_frame(self, flags: int, stream_id: int, payload: bytes) -> None:
+        """A header block begins."""
+        if flags & (PADDED | HAS_PRIORITY):
+            payload = self._strip(flags, stream_id, payload)
+        if len(payload) > self._max_head_size:
+            raise too_large()
+        if flags & END_HEADERS:
+            self.block_complete(stream_id, payload, flags & END_STREAM)
+        else:
+            self._block = bytearray(payload)
+            self._block_stream, self._block_flags = stream_id, flags
+            self.set_read_deadline(self.config.header_timeout)
+
+    def _strip(self, flags: int, stream_id: int, payload: bytes) -> bytes:
+        """Take padding and priority off a HEADERS frame (RFC 9113 section 6.2)."""
+        start, end = 0, len(payload)
+        if flags & PADDED:
+            start = 1
+            end -= payload[0] if payload else 1
+        if flags & HAS_PRIORITY:
+            start += 5
+        if start > end:
+            raise ConnectionFault(ErrorCodes.PROTOCOL_ERROR, "the padding of HEADERS is too long")
+        if flags & HAS_PRIORITY:
+            depends_on = int.from_bytes(payload[start - 5 : start - 1]) & 0x7FFFFFFF
+            if depends_on == stream_id:
+                text = f"stream {stream_id} depends on itself"
+                raise ConnectionFault(ErrorCodes.PROTOCOL_ERROR, text)
+        return payload[start:end]
+
+    def _continuation_frame(self, kind: int, stream_id: int, frame: bytes) -> None:
+        """A header block goes on."""
+        block = self._block
+        if block is None or kind != CONTINUATION or stream_id != self._block_stream:
+            text = "CONTINUATION without HEADERS" if block is None else "a header block is torn"
+            raise ConnectionFault(ErrorCodes.PROTOCOL_ERROR, text)
+        if len(frame) == 9 and not frame[4] & END_HEADERS:
+            self.count_control()
+        block += frame[9:]
+        if len(block) > self._max_head_size:
+            raise too_large()
+        if frame[4] & END_HEADERS:
+            self._block = None
+            self._read_deadline = NEVER
+            self.block_complete(stream_id, bytes(block), self._block_flags & END_STREAM)
+            if not self.streams:
+                self.streams_ended()
+
+    # -- Counting ------------------------------------------------------------------------------
+
+    def count_reset(self) -> None:
+        """A stream was reset by the client, or by its fault."""
+        if not self._resets.take(self.loop.time()):
+            text = "too many streams were reset (h2_reset_burst, h2_reset_rate)"
+            raise ConnectionFault(ErrorCodes.ENHANCE_YOUR_CALM, text)
+
+    def count_control(self) -> None:
+        """A frame came that asks for nothing."""
+        earned = _FREE_PER_REQUEST * self._requests + self.frames_earned
+        self._free = min(self._free + earned - self._free_base, _FREE_AT_MOST)
+        self._free_base = earned
+        if self._free:
+            self._free -= 1
+        elif not self._control.take(self.loop.time()):
+            text = "too many control frames (h2_control_burst, h2_control_rate)"
+            raise ConnectionFault(ErrorCodes.ENHANCE_YOUR_CALM, text)
+
+
+def _stream_fault(kind: int, stream_id: int, frame: bytes) -> int | None:
+    """Return the code of what is a stream error for the RFC, and a connection error for h2."""
+    zero_increment = kind == WINDOW_UPDATE and frame[9:] == bytes(4)
+    on_itself = (
+        kind == PRIORITY
+        and len(frame) == 14
+        and int.from_bytes(frame[9:13]) & 0x7FFFFFFF == stream_id
+    )
+    return ErrorCodes.PROTOCOL_ERROR if zero_increment or on_itself else None
+
+
+def _is_empty(frame: bytes) -> bool:
+    """Whether a DATA frame has no data and does not end its stream either."""
+    if frame[4] & END_STREAM:
+        return False
+    return len(frame) == 9 or (frame[4] & PADDED != 0 and len(frame) == 10 + frame[9])
+
+
+def too_large() -> ConnectionFault:
+    """Return what ends a connection that is sent too large a header block."""
+    text = "a header block is too large (max_head_size)"
+    return ConnectionFault(ErrorCodes.ENHANCE_YOUR_CALM, text)

@@ -1,0 +1,416 @@
+"""
+HTTP/2 answers: from streams to frames, under flow control (RFC 9113 section 5.2).
+
+Frames gather in ``_out`` and leave in one write: after each read, or once for all the answers of a
+turn of the loop. A stream that may not send now holds its bytes back until the scheduler grants
+them, a frame at a time.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from abc import abstractmethod
+from typing import TYPE_CHECKING
+
+from h2.errors import ErrorCodes
+from h2.stream import StreamClosedBy
+
+from kyoukai.backends.base import BaseProtocol, Component
+from kyoukai.backends.http2.connection import MAX_FRAME_SIZE, ServerConnection, frame_head
+from kyoukai.backends.http2.fields import block_of, response_blocks
+from kyoukai.backends.http2.priority import Priority, Scheduler
+from kyoukai.exceptions import InvalidResponse, PeerGone
+from kyoukai.stream import CLOSED, OPEN, StreamState
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from asphalt.core import Context
+
+    from kyoukai.backends.http2.state import H2State
+    from kyoukai.rules import Header
+    from kyoukai.stream import Payload
+
+__all__ = ("H2Sender",)
+
+#: Bytes that a stream holds back at a time.
+_SLICE = 65536
+#: Seconds that a request has to end after its answer, before it is told to stop.
+_EARLY = 0.2
+
+_DATA, _HEADERS = 0, 1
+_END_STREAM, _END_HEADERS = 1, 4
+
+
+class H2Sender(BaseProtocol):
+    """
+    One HTTP/2 connection, from streams to bytes.
+
+    :param component: what it serves
+    :param parent_context: the Asphalt context of its requests' contexts
+    """
+
+    __slots__ = (
+        "_blocks",
+        "_ended",
+        "_flush_due",
+        "_out",
+        "_out_limit",
+        "_out_size",
+        "_pump_due",
+        "_scheduler",
+        "_stall_timer",
+        "frames_earned",
+        "h2",
+        "streams",
+    )
+
+    def __init__(self, component: Component, parent_context: Context | None = None) -> None:
+        super().__init__(component, parent_context)
+        self.h2 = ServerConnection(component.config)
+        #: The open streams, by their numbers.
+        self.streams: dict[int, H2State] = {}
+        #: Control frames that what we sent may well be answered with: window updates above all.
+        self.frames_earned = 0
+        self._blocks = response_blocks(component.config.server_header)
+        self._out: list[bytes | memoryview] = []
+        self._out_size = 0
+        self._out_limit = component.config.write_buffer_size
+        self._flush_due = False
+        # Whether the last byte has been sent.
+        self._ended = False
+        self._scheduler = Scheduler()
+        self._pump_due = False
+        self._stall_timer: asyncio.TimerHandle | None = None
+
+    @abstractmethod
+    def streams_ended(self) -> None:
+        """No stream is open any more."""
+
+    # -- Bytes out -----------------------------------------------------------------------------
+
+    def schedule_flush(self) -> None:
+        """Write what has gathered at the end of this turn of the loop."""
+        if not self._flush_due:
+            self._flush_due = True
+            self.loop.call_soon(self.flush)
+
+    def flush(self) -> None:
+        """Write what has gathered."""
+        self._flush_due = False
+        out = self._out
+        if self.h2._data_to_send:
+            out.append(self.h2.data_to_send())
+        if out:
+            data = b"".join(out)
+            out.clear()
+            self._out_size = 0
+            if not (self._ended or self.transport.is_closing()):
+                self.transport.write(data)
+
+    def _put(self, size: int, *pieces: bytes | memoryview) -> None:
+        """Let frames leave in order with those of h2."""
+        out = self._out
+        if self.h2._data_to_send:
+            out.append(self.h2.data_to_send())
+        out += pieces
+        self._out_size += size
+        if self._out_size >= self._out_limit:
+            self.flush()
+        elif not self._flush_due:
+            self._flush_due = True
+            self.loop.call_soon(self.flush)
+
+    # -- Whole answers -------------------------------------------------------------------------
+
+    async def send_response(
+        self, stream: StreamState, status: int, headers: Sequence[Header], body: Payload
+    ) -> None:
+        """Send a whole response, as HEADERS and DATA in one write if it is of ordinary size."""
+        if type(headers) is tuple and type(body) is bytes:
+            size = len(body)
+            h2 = self.h2
+            if (
+                size <= MAX_FRAME_SIZE
+                and not stream.adopted  # type: ignore[attr-defined]
+                and size <= h2.remote_settings.initial_window_size
+                and size <= h2.outbound_flow_control_window
+                and not self.write_paused
+                and not self._scheduler
+                and not h2.block_prefix
+                and stream.head.method != "HEAD"
+            ):
+                block = self._blocks.whole(status, headers, size)
+                if block is not None and len(block) <= MAX_FRAME_SIZE:
+                    stream_id = stream.stream_id  # type: ignore[attr-defined]
+                    h2.outbound_flow_control_window -= size
+                    stream.status = status
+                    stream.bytes_sent = size
+                    stream.sending = CLOSED
+                    head = frame_head(len(block), _HEADERS, _END_HEADERS, stream_id)
+                    end = frame_head(size, _DATA, _END_STREAM, stream_id)
+                    self._put(size, head, block, end, body)
+                    self.frames_earned += 2
+                    if self._logs_access:
+                        self.component.log_access(stream)
+                    self.forget(stream_id)
+                    return
+        await self._send_whole(self.adopted(stream), status, headers, body)
+
+    async def _send_whole(
+        self, stream: H2State, status: int, headers: Sequence[Header], body: Payload
+    ) -> None:
+        """Send a whole response that is not quite ordinary."""
+        block, length, _ = self._blocks.render(status, headers)
+        size = len(body)
+        if status == 204 or status == 304 or stream.head.method == "HEAD":
+            if status == 204:
+                length = None
+            elif length is None and (size or status != 304):
+                length = size
+            body, size = b"", 0
+        elif length is not None and length != size:
+            raise InvalidResponse(f"the body has {size} bytes, its Content-Length says {length}")
+        else:
+            length = size
+        if length is not None:
+            block = self._blocks.with_length(block, length)
+        stream.sending = OPEN
+        stream.status = status
+        if not size:
+            self.h2.send_block(stream.stream_id, block, end_stream=True)
+            self._response_complete(stream)
+            return
+        self.h2.send_block(stream.stream_id, block)
+        await self._send(stream, body, end_stream=True)
+        self._response_complete(stream)
+
+    # -- Answers in parts ----------------------------------------------------------------------
+
+    def send_informational(
+        self, stream: StreamState, status: int, headers: Sequence[Header]
+    ) -> None:
+        """Send an interim response."""
+        state = self.adopted(stream)
+        self.h2.send_block(state.stream_id, block_of(headers, status), interim=True)
+        self.schedule_flush()
+
+    def send_head(
+        self, stream: StreamState, status: int, headers: Sequence[Header], length: int | None
+    ) -> None:
+        """Send the head of a response whose body follows."""
+        state = self.adopted(stream)
+        block, _, _ = self._blocks.render(status, headers)
+        if length is not None and status != 204:
+            block = self._blocks.with_length(block, length)
+        self.h2.send_block(state.stream_id, block)
+        self.schedule_flush()
+
+    async def send_data(self, stream: StreamState, data: Payload) -> None:
+        """Send some of the body; waits while the windows or the transport's buffer are full."""
+        await self._send(self.adopted(stream), data)
+        if self.write_paused:
+            await self.drain()
+
+    async def end(self, stream: StreamState, trailers: Sequence[Header]) -> None:
+        """Finish the response."""
+        state = self.adopted(stream)
+        if trailers:
+            self.h2.send_block(state.stream_id, block_of(trailers), end_stream=True)
+        else:
+            self.h2.count_data(state.stream_id, 0, end_stream=True)
+            self._put(0, frame_head(0, _DATA, _END_STREAM, state.stream_id))
+        self._response_complete(state)
+
+    async def _send(self, stream: H2State, data: Payload, end_stream: bool = False) -> None:
+        view = memoryview(data)
+        size = len(view)
+        for start in range(0, size, _SLICE):
+            stream.unsent = view[start : start + _SLICE]
+            stream.ends = end_stream and start + _SLICE >= size
+            if not (self._scheduler or self.write_paused):
+                while stream.unsent and self._write_frame(stream):
+                    pass
+            if stream.unsent:
+                await self.sending_loop(stream.stream_id)
+
+    def _write_frame(self, stream: H2State) -> bool:
+        """Send one frame of what a stream holds back; False if the windows let nothing pass."""
+        unsent = stream.unsent
+        assert unsent is not None
+        stream_id = stream.stream_id
+        allowed = self.h2.window(stream_id)
+        if allowed <= 0 or self.write_paused:
+            return False
+        size = min(allowed, len(unsent), MAX_FRAME_SIZE)
+        stream.unsent = unsent[size:]
+        end_stream = stream.ends and size == len(unsent)
+        self.h2.count_data(stream_id, size, end_stream)
+        stream.bytes_sent += size
+        self.frames_earned += 2 + (size >> 11)
+        self._put(size, frame_head(size, _DATA, end_stream, stream_id), unsent[:size])
+        return True
+
+    # -- Waiting for windows and for the transport ---------------------------------------------
+
+    async def sending_loop(self, stream_id: int) -> None:
+        """
+        Wait until all that a stream holds back is sent.
+
+        :raises PeerGone: if the client left, or took nothing for ``send_stall_timeout``
+        """
+        stream = self.streams.get(stream_id)
+        while stream is not None and stream.unsent:
+            stream.turn = self.loop.create_future()
+            self._await_turn(stream)
+            try:
+                await stream.turn
+            except asyncio.CancelledError:
+                stream.reset("cancelled")  # what is left out cannot be made good
+                raise
+            finally:
+                stream.turn = None
+                self._scheduler.discard(stream)
+        if stream is None or stream_id not in self.streams:
+            raise PeerGone
+
+    def _await_turn(self, stream: H2State) -> None:
+        """Let a stream take part in the scheduling, once its own window is open."""
+        if self.h2.streams[stream.stream_id].outbound_flow_control_window > 0:
+            self._scheduler.add(stream)
+            self.schedule_pump()
+        if self._stall_timer is None:
+            self._stall_timer = self.loop.call_later(
+                self.config.send_stall_timeout, self._check_stalls
+            )
+
+    def schedule_pump(self) -> None:
+        """Grant frames once whoever is about to ask for some has done so."""
+        if not self._pump_due:
+            self._pump_due = True
+            self.loop.call_soon(self.pump)
+
+    def pump(self) -> None:
+        """Grant frames, one a turn, while the windows and the transport let them pass."""
+        self._pump_due = False
+        scheduler, h2 = self._scheduler, self.h2
+        while scheduler and not self.write_paused and h2.outbound_flow_control_window > 0:
+            stream = scheduler.next()
+            if not self._write_frame(stream):
+                continue  # its window is closed: an update will bring it back
+            if stream.unsent:
+                if h2.streams[stream.stream_id].outbound_flow_control_window > 0:
+                    scheduler.add(stream)
+                continue
+            turn = stream.turn
+            if turn is not None and not turn.done():
+                turn.set_result(None)
+                if scheduler:
+                    # It may have more to send, and be more urgent than the others.
+                    self.schedule_pump()
+                    return
+
+    def window_opened(self, stream_id: int) -> None:
+        """The client has opened a window: that of a stream, or with 0 the connection's."""
+        if stream_id:
+            stream = self.streams.get(stream_id)
+            if stream is None or stream.turn is None or stream in self._scheduler:
+                return
+            if self.h2.streams[stream_id].outbound_flow_control_window > 0:
+                self._scheduler.add(stream)
+        if self._scheduler:
+            self.schedule_pump()
+
+    def resume_writing(self) -> None:
+        """The transport's buffer has drained."""
+        super().resume_writing()
+        self.resume_reading()
+        if self._scheduler:
+            self.schedule_pump()
+
+    def prioritize(self, stream: H2State, priority: Priority) -> None:
+        """The client has changed its mind about an answer."""
+        stream.priority = priority
+        if stream in self._scheduler:
+            self._scheduler.add(stream)
+
+    def _check_stalls(self) -> None:
+        """Give up streams that wait and whose client has taken nothing since the last look."""
+        self._stall_timer = None
+        waiting = [stream for stream in self.streams.values() if stream.turn is not None]
+        for stream in waiting:
+            if stream.looked_at == stream.bytes_sent and not self.write_paused:
+                self.give_up(stream, ErrorCodes.CANCEL)
+            stream.looked_at = stream.bytes_sent
+        if waiting and not self.is_lost:
+            self._stall_timer = self.loop.call_later(
+                self.config.send_stall_timeout, self._check_stalls
+            )
+
+    # -- The end of a stream -------------------------------------------------------------------
+
+    def adopted(self, stream: StreamState) -> H2State:
+        """Return the stream, once h2 knows it."""
+        state: H2State = stream  # type: ignore[assignment]
+        if not state.adopted:
+            if state.stream_id not in self.streams:
+                raise PeerGone
+            self.h2.adopt(state.stream_id)
+            state.adopted = True
+        return state
+
+    def _response_complete(self, stream: H2State) -> None:
+        stream.finished()
+        if self._logs_access:
+            self.component.log_access(stream)
+        stream_id = stream.stream_id
+        if stream.receiving is OPEN:
+            self.loop.call_later(_EARLY, self._end_early, stream_id)
+        else:
+            self.forget(stream_id)
+        self.schedule_flush()
+
+    def forget(
+        self, stream_id: int, closed_by: StreamClosedBy = StreamClosedBy.SEND_END_STREAM
+    ) -> None:
+        """A stream is closed in both directions."""
+        streams = self.streams
+        del streams[stream_id]
+        self.h2.forget(stream_id, closed_by)
+        if not streams:
+            self.streams_ended()
+
+    def _end_early(self, stream_id: int) -> None:
+        """The answer is complete and the request goes on: tell the client to stop (8.1)."""
+        if stream_id in self.streams and not self.is_lost:
+            self._reset(self.streams[stream_id], ErrorCodes.NO_ERROR)
+
+    def reset(self, stream: StreamState, error: str) -> None:
+        """Give a stream up, so that the client cannot take what it got for a whole answer."""
+        state: H2State = stream  # type: ignore[assignment]
+        cancelled = error == "cancelled"
+        self._reset(state, ErrorCodes.CANCEL if cancelled else ErrorCodes.INTERNAL_ERROR)
+
+        if self._logs_access:
+            self.component.log_access(stream)
+
+    def give_up(self, stream: H2State, code: int) -> None:
+        """Reset a stream that the client has broken or left, and end its task."""
+        self._reset(stream, code)
+        self.lose(stream)
+
+    def _reset(self, stream: H2State, code: int) -> None:
+        stream_id = stream.stream_id
+        if stream_id not in self.streams or self.is_lost:
+            return
+        self.h2.reset(stream_id, code)
+        self.schedule_flush()
+        self.release(stream)
+        self.forget(stream_id, StreamClosedBy.SEND_RST_STREAM)
+
+    def release(self, stream: H2State) -> None:
+        """Wake whoever waits to send on a stream that is over."""
+        stream.unsent = None
+        self._scheduler.discard(stream)
+        if stream.turn is not None and not stream.turn.done():
+            stream.turn.set_result(None)
