@@ -22,7 +22,7 @@ from kyoukai.rules import FORWARDED, check_authority, forwarded_client, is_trust
 from kyoukai.stream import IDLE, OPEN, Interface, StreamState
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine
+    from collections.abc import Callable, Coroutine, Sequence
     from contextvars import Context
 
     from asphalt.core import Context as AsphaltContext
@@ -308,16 +308,22 @@ class BaseProtocol(asyncio.Protocol, ABC):
             self._timer = None
         self.connections.discard(self)
         self.transport.set_protocol(protocol)
+        self.resume_reading()
         protocol.connection_made(self.transport)
+        if self.write_paused:  # the transport will not say so again
+            protocol.pause_writing()
         if data and not protocol.is_lost:
             protocol.data_received(data)
 
-    def begin_with(self, head: RequestHead, body: bytes, settings: bytes) -> bool:
+    def begin_with(
+        self, head: RequestHead, body: bytes, trailers: Sequence[Header], settings: bytes
+    ) -> bool:
         """
         Answer a request that came before the switch, once connected.
 
         :param head: its head
         :param body: its whole body
+        :param trailers: its trailers
         :param settings: what the client says of itself, as its upgrade has it
         :return: False if that cannot be used
         """

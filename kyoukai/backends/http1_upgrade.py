@@ -26,7 +26,7 @@ _PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 #: The longest body that is waited for before an upgrade.
 _LONGEST_BODY = 65536
 #: What an upgrade leaves of its request.
-_UPGRADE_HEADERS = frozenset((b"connection", b"upgrade", b"http2-settings"))
+_UPGRADE_HEADERS = frozenset((b"connection", b"http2-settings", b"transfer-encoding", b"upgrade"))
 
 _SWITCHING = b"HTTP/1.1 101 Switching Protocols\r\nconnection: Upgrade\r\nupgrade: h2c\r\n\r\n"
 
@@ -154,7 +154,7 @@ class Http2Entrance(BodyReceiver):
         head.protocol = None
         head.headers = [pair for pair in head.headers if pair[0] not in _UPGRADE_HEADERS]
         body = b"".join(stream._chunks)
-        if not target.begin_with(head, body, self._offered):
+        if not target.begin_with(head, body, stream.trailers, self._offered):
             return False
         self.transport.write(_SWITCHING)
         self.hand_over(target)
@@ -167,3 +167,4 @@ class Http2Entrance(BodyReceiver):
         self._held = None
         self._streams.clear()
         self.switch_protocol(target, rest)
+        del self._parser  # each refers to the other

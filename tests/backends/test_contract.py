@@ -700,6 +700,29 @@ async def test_sending_waits_for_a_slow_client(meet: Any) -> None:
         assert len((await peer.response()).body) == 20_000
 
 
+async def test_tasks_may_send_beside_each_other(meet: Any) -> None:
+    """One tells what happens, another that it is alive: each piece arrives, once and whole."""
+    async with meet(write_buffer_size=10_000) as (stage, peer):
+        peer.hold()
+        peer.request()
+        stream = await stage.next()
+        stream.send_head(200, ())
+
+        async def tell(what: bytes) -> None:
+            for _ in range(10):
+                await stream.send_data(what * 5_000)
+
+        telling = [asyncio.ensure_future(tell(what)) for what in (b"a", b"b", b"c")]
+        await turns()
+        assert not any(each.done() for each in telling)
+        peer.release()
+        await asyncio.gather(*telling)
+        await stream.end()
+        body = (await peer.response()).body
+        pieces = [body[start : start + 5_000] for start in range(0, len(body), 5_000)]
+        assert sorted(pieces) == sorted([b"a" * 5_000, b"b" * 5_000, b"c" * 5_000] * 10)
+
+
 async def test_reset(meet: Any) -> None:
     async with meet() as (stage, peer):
         peer.request()

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import re
 import struct
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from h2.config import H2Configuration
@@ -20,7 +21,6 @@ from h2.events import ConnectionTerminated
 from h2.exceptions import FrameDataMissingError, ProtocolError, StreamIDTooLowError
 from h2.settings import SettingCodes, Settings
 from h2.stream import H2Stream, StreamClosedBy, StreamInputs, StreamState
-from h2.utilities import SizeLimitDict
 from h2.windows import WindowManager
 from hyperframe.exceptions import InvalidDataError, InvalidFrameError, InvalidPaddingError
 from hyperframe.frame import Frame, RstStreamFrame, WindowUpdateFrame
@@ -110,7 +110,9 @@ class ServerConnection(H2Connection):
         # Said only where there is something behind it.
         del self.local_settings[SettingCodes.ENABLE_CONNECT_PROTOCOL]
         self.decoder: FieldDecoder = FieldDecoder(2 * config.max_head_size)
-        self._closed_streams = SizeLimitDict(size_limit=_CLOSED_STREAMS)
+        self._closed_streams: dict[int, StreamClosedBy | None] = {}
+        #: The bytes that the client lets a new stream send.
+        self.peer_window = DEFAULT_WINDOW
         self._window = config.h2_connection_window
         #: Resets of ours that the client's frames provoked.
         self.provoked_resets = 0
@@ -178,9 +180,7 @@ class ServerConnection(H2Connection):
         window = self.local_settings.initial_window_size
         if not self.settings_acknowledged:
             window = max(window, DEFAULT_WINDOW)  # all that the client may know of
-        stream = self.streams[stream_id] = _Stream(
-            stream_id, window, self.remote_settings.initial_window_size
-        )
+        stream = self.streams[stream_id] = _Stream(stream_id, window, self.peer_window)
         return stream
 
     def _receive_settings_frame(self, frame: SettingsFrame) -> tuple[list[Frame], list[Event]]:
@@ -195,7 +195,9 @@ class ServerConnection(H2Connection):
         for key in tuple(frame.settings):
             if key not in _KNOWN_SETTINGS:
                 del frame.settings[key]
-        return super()._receive_settings_frame(frame)
+        answer = super()._receive_settings_frame(frame)
+        self.peer_window = self.remote_settings.initial_window_size
+        return answer
 
     def _windows_known(self) -> None:
         """The client knows our windows: if they are small, what it has is less from now on."""
@@ -250,7 +252,10 @@ class ServerConnection(H2Connection):
     def forget(self, stream_id: int, closed_by: StreamClosedBy) -> None:
         """Note that a stream is closed."""
         self.streams.pop(stream_id, None)
-        self._closed_streams[stream_id] = closed_by
+        closed = self._closed_streams
+        closed[stream_id] = closed_by
+        if len(closed) > _CLOSED_STREAMS:
+            self._closed_streams = dict(islice(closed.items(), _CLOSED_STREAMS // 2, None))
 
     def is_open(self, stream_id: int) -> bool:
         """Whether the stream, which h2 knows, is not closed in both directions."""

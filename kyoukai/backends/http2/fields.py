@@ -29,6 +29,9 @@ __all__ = ("SIZE_UPDATE", "FieldDecoder", "ResponseBlocks", "block_of", "respons
 #: A dynamic table size update to 0 (section 6.3): this encoder never uses the table.
 SIZE_UPDATE = b"\x20"
 
+#: First bytes of a literal :path that does not go into the table (section 6.2.2 and 6.2.3).
+_PATH_LITERALS = (0x04, 0x14)
+
 #: Blocks that a connection remembers, and how long each may be.
 _BLOCKS = 32
 _BLOCK_SIZE = 2048
@@ -112,8 +115,12 @@ class FieldDecoder(Decoder):
         super().__init__(limit)
         #: What the last block came to, counted the same way.
         self.size = 0
-        #: What was made of blocks that neither read nor changed a table that changed since.
+        #: What was made of whole blocks, since the table changed last.
         self.known: dict[bytes, Any] = {}
+        # The same without the path, which is what differs between the requests of a client; and
+        # where the path began and ended in the last block (0: there was none as a literal).
+        self._known_but_path: dict[tuple[int, bytes], tuple[Any, int]] = {}
+        self._path = self._path_end = 0
         self._changed = False
 
     def remember(self, block: bytes, made: Any) -> None:
@@ -122,6 +129,28 @@ class FieldDecoder(Decoder):
             if len(self.known) >= _BLOCKS:
                 self.known.pop(next(iter(self.known)))
             self.known[block] = made
+            if self._path:
+                if len(self._known_but_path) >= _BLOCKS:
+                    self._known_but_path.pop(next(iter(self._known_but_path)))
+                rest = block[: self._path] + block[self._path_end :]
+                self._known_but_path[self._path, rest] = made, self.size
+
+    def recall_but_path(self, block: bytes) -> tuple[Any, bytes, int] | None:
+        """
+        Look for a block that differs from a known one in nothing but its path.
+
+        :return: what was made of that one, the path of this one, and what that one came to; None
+            if there is none, or the path is malformed
+        """
+        start = self._path
+        if not start or len(block) <= start or block[start - 1] not in _PATH_LITERALS:
+            return None
+        try:
+            path, end = _string(block, start)
+        except (HPACKDecodingError, IndexError):
+            return None
+        known = self._known_but_path.get((start, block[:start] + block[end:]))
+        return None if known is None else (known[0], path, known[1])
 
     def decode(self, data: bytes, raw: bool = True) -> list[Header]:  # type: ignore[override]
         """
@@ -138,6 +167,7 @@ class FieldDecoder(Decoder):
         size = position = updates = 0
         end = len(data)
         self._changed = False
+        self._path = 0
         try:
             while position < end:
                 first = data[position]
@@ -176,7 +206,12 @@ class FieldDecoder(Decoder):
                         name = _STATIC[index - 1][0]
                     else:
                         name = entries[index - _STATIC_LENGTH - 1][0]
-                    value, position = _string(data, position)
+                    if first in _PATH_LITERALS:
+                        self._path = position
+                        value, position = _string(data, position)
+                        self._path_end = position
+                    else:
+                        value, position = _string(data, position)
                     field = (name, value)
                     if first >= 0x40:
                         table.add(name, value)
@@ -194,6 +229,7 @@ class FieldDecoder(Decoder):
     def _table_changed(self) -> None:
         self._changed = True
         self.known.clear()
+        self._known_but_path.clear()
 
 
 # -- Out ---------------------------------------------------------------------------------------

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from kyoukai.backends.base import BaseProtocol
     from kyoukai.rules import Header
 
-__all__ = ("check_trailer_fields", "refused_head", "request_head")
+__all__ = ("check_trailer_fields", "head_with_path", "refused_head", "request_head")
 
 _PSEUDO = frozenset((b":method", b":scheme", b":authority", b":path"))
 _NAME = re.compile(rb"[!#$%&'*+\-.^_`|~0-9a-z]+")
@@ -148,7 +148,7 @@ def request_head(fields: Sequence[Header], protocol: BaseProtocol) -> RequestHea
         method,
         target,
         raw_path,
-        decode_path(raw_path) if b"%" in raw_path else raw_path.decode("utf-8", "replace"),
+        decode_path(raw_path),
         query,
         scheme,
         authority,
@@ -160,6 +160,36 @@ def request_head(fields: Sequence[Header], protocol: BaseProtocol) -> RequestHea
         protocol.server,
         protocol.tls,
         protocol.config.root_path,
+    )
+
+
+def head_with_path(other: RequestHead, target: bytes) -> RequestHead | None:
+    """
+    Return a head that differs from another one in nothing but its path.
+
+    :param other: the other one
+    :param target: the path, with the query
+    :return: None if the path is not an ordinary one
+    """
+    if not _PATH.fullmatch(target) or other.method == "OPTIONS":
+        return None
+    raw_path, _, query = target.partition(b"?")
+    return RequestHead(
+        other.method,
+        target,
+        raw_path,
+        decode_path(raw_path),
+        query,
+        other.scheme,
+        other.authority,
+        "2",
+        other.headers,
+        other.content_length,
+        None,
+        other.client,
+        other.server,
+        other.tls,
+        other.root_path,
     )
 
 

@@ -22,18 +22,23 @@ from kyoukai.backends.http2.frames import (
     END_HEADERS,
     HEADERS,
     PRIORITY_UPDATE,
-    FrameReceiver,
     too_large,
 )
-from kyoukai.backends.http2.guard import ConnectionFault, report
-from kyoukai.backends.http2.heads import check_trailer_fields, refused_head, request_head
+from kyoukai.backends.http2.guard import ConnectionFault
+from kyoukai.backends.http2.heads import (
+    check_trailer_fields,
+    head_with_path,
+    refused_head,
+    request_head,
+)
+from kyoukai.backends.http2.lifetime import FAREWELL, H2Lifetime
 from kyoukai.backends.http2.priority import Priority, parse_priority
 from kyoukai.backends.http2.state import H2State
 from kyoukai.exceptions import BodyMalformed, BodyTimeout, ProtocolError
 from kyoukai.stream import CLOSED, OPEN, RequestHead, StreamState
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from asphalt.core import Context
 
@@ -44,18 +49,11 @@ __all__ = ("PROTOCOL_CLASS", "H2KyoukaiProtocol")
 
 PROTOCOL_CLASS = "H2KyoukaiProtocol"
 
-#: The stream id of a GOAWAY that only announces the end.
-_ALL_STREAMS = 2**31 - 1
-#: What we PING with to learn that the client has read it, and how long we wait for the answer.
-_FAREWELL = b"farewell"
-_FAREWELL_WAIT = 1.0
-#: Seconds that a client has to close by itself, once nothing is left to do.
-_LAST_CALL = 0.25
 #: Seconds between two looks at how fast bodies arrive.
 _RATE_TICK = 1.0
 
 
-class H2KyoukaiProtocol(FrameReceiver):
+class H2KyoukaiProtocol(H2Lifetime):
     """
     One HTTP/2 connection.
 
@@ -66,12 +64,10 @@ class H2KyoukaiProtocol(FrameReceiver):
     __slots__ = (
         "_body_timer",
         "_early_priorities",
-        "_end_by",
-        "_ending",
-        "_final_stream",
         "_limit_known",
         "_max_requests",
         "_max_streams",
+        "_max_target_size",
         "_received",
         "_upgraded",
     )
@@ -80,32 +76,31 @@ class H2KyoukaiProtocol(FrameReceiver):
         super().__init__(component, parent_context)
         config = component.config
         self._max_streams = config.h2_max_concurrent_streams
+        self._max_target_size = config.max_target_size
         self._max_requests = config.max_requests_per_connection
-        #: The last stream that is served.
-        self._final_stream = _ALL_STREAMS
-        # Tasks of streams that were reset.
-        self._ending: set[asyncio.Task[None]] = set()
         # What PRIORITY_UPDATE said of streams that are not open yet.
         self._early_priorities: dict[int, Priority] = {}
-        self._end_by = 0.0
         self._limit_known = self.loop.time() + config.header_timeout
         self._body_timer: asyncio.TimerHandle | None = None
         # The head of the request, or the trailers, that h2 is about to report.
         self._received: Any = None
-        self._upgraded: tuple[RequestHead, bytes] | None = None
+        self._upgraded: tuple[RequestHead, bytes, Sequence[Header]] | None = None
 
     # -- Transport callbacks -------------------------------------------------------------------
 
-    def begin_with(self, head: RequestHead, body: bytes, settings: bytes) -> bool:
+    def begin_with(
+        self, head: RequestHead, body: bytes, trailers: Sequence[Header], settings: bytes
+    ) -> bool:
         """
         Answer a request that came over HTTP/1.1 as stream 1, once connected (RFC 7540 3.2).
 
         :param head: its head
         :param body: its whole body
+        :param trailers: its trailers
         :param settings: the value of its HTTP2-Settings
         :return: False if these are not valid
         """
-        self._upgraded = (head, body)
+        self._upgraded = (head, body, trailers)
         return self.h2.greet(settings)
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -117,10 +112,11 @@ class H2KyoukaiProtocol(FrameReceiver):
         if self._upgraded is None:
             self.h2.greet()
         else:
-            head, body = self._upgraded
+            head, body, trailers = self._upgraded
             stream = self._open(1, head, 1)
             stream.adopted = True
             stream.insert_data(body, 0)  # no window was used for it
+            stream.trailers = trailers
         self.flush()
 
     def eof_received(self) -> bool:
@@ -140,6 +136,8 @@ class H2KyoukaiProtocol(FrameReceiver):
             self._later_block(stream_id, block, ends)
             return
         head: RequestHead | None = h2.decoder.known.get(block)
+        if head is None:
+            head = self._recall(block)
         fields = () if head is not None else self._decode(block)
         if stream_id > self._final_stream:
             # Opened before the client read that we are leaving: it will try elsewhere.
@@ -170,6 +168,16 @@ class H2KyoukaiProtocol(FrameReceiver):
         else:
             self._received = (head, interface)
             self._feed_block(stream_id, ends)
+
+    def _recall(self, block: bytes) -> RequestHead | None:
+        """Return the head of a request that differs from an earlier one in its path alone."""
+        found = self.h2.decoder.recall_but_path(block)
+        if found is None:
+            return None
+        other, target, size = found
+        if size - len(other.target) + len(target) > self._max_head_size:
+            return None
+        return head_with_path(other, target) if len(target) <= self._max_target_size else None
 
     def _later_block(self, stream_id: int, block: bytes, ends: int) -> None:
         """Trailers, or a block where none may be."""
@@ -321,8 +329,8 @@ class H2KyoukaiProtocol(FrameReceiver):
 
     def ping_acknowledged(self, event: events.PingAckReceived) -> None:
         """The client has read what we sent before our PING."""
-        if event.ping_data == _FAREWELL and self.closing:
-            self._say_farewell()
+        if event.ping_data == FAREWELL and self.closing:
+            self.say_farewell()
 
     def unknown_frame(self, event: events.UnknownFrameReceived) -> None:
         """A frame that h2 does not know: PRIORITY_UPDATE (RFC 9218 section 7.1), or any other."""
@@ -346,7 +354,7 @@ class H2KyoukaiProtocol(FrameReceiver):
     def connection_terminated(self, event: events.ConnectionTerminated) -> None:
         """The client will open no more streams; those that are open go on."""
         self.shutdown()
-        self._say_farewell()
+        self.say_farewell()
 
     # -- Flow control and rate of bodies -------------------------------------------------------
 
@@ -390,147 +398,11 @@ class H2KyoukaiProtocol(FrameReceiver):
         self.give_up(stream, ErrorCodes.PROTOCOL_ERROR)
         self.count_reset()
 
-    def fail(self, fault: ConnectionFault) -> None:
-        """
-        The connection cannot go on (RFC 9113 section 5.4.1).
-
-        Nothing more is taken from the client, but what it had asked for in good order is answered
-        if that takes no longer than ``linger_timeout``.
-        """
-        report(self.client[0] if self.client else "unix", fault.text)
-        self._deaf = self.closing = True
-        self._block = None
-        self._final_stream = min(self._final_stream, self.h2.highest_inbound_stream_id)
-        self.h2.go_away(self._final_stream, fault.code, fault.text)
-        for stream in tuple(self.streams.values()):
-            if stream.receiving is OPEN or fault.code == ErrorCodes.ENHANCE_YOUR_CALM:
-                self.release(stream)
-                del self.streams[stream.stream_id]
-                self.lose(stream)
-        self.set_read_deadline(self.config.linger_timeout)
-        if not self.streams:
-            self._end(self.config.linger_timeout)
-
-    def lose(self, stream: StreamState) -> None:
-        """The stream's client is gone; its task counts until it has finished."""
-        task = stream.task
-        over = stream.sending is CLOSED
-        super().lose(stream)
-        if task is not None:
-            self._ending.add(task)
-            task.add_done_callback(self._ending.discard)
-        if self._logs_access and not over:
-            self.component.log_access(stream)
-
-    # -- The end -------------------------------------------------------------------------------
-
-    def shutdown(self) -> None:
-        """
-        Take no further requests, in two steps (RFC 9113 section 6.8).
-
-        The first GOAWAY only announces the end, as requests are on their way. Those that come
-        before the answer to our PING are served; the second GOAWAY names the last of them.
-        """
-        if not self.closing:
-            self.closing = True
-            self.h2.go_away(_ALL_STREAMS, ErrorCodes.NO_ERROR)
-            self.h2.ping(_FAREWELL)
-            self.schedule_flush()
-            self.loop.call_later(_FAREWELL_WAIT, self._say_farewell)
-
-    def _say_farewell(self) -> None:
-        """Take the second step."""
-        if self.is_lost or self._final_stream != _ALL_STREAMS:
-            return
-        self._final_stream = self.h2.highest_inbound_stream_id
-        self.h2.go_away(self._final_stream, ErrorCodes.NO_ERROR)
-        self.schedule_flush()
-        if not self.streams:
-            self._end(_LAST_CALL)
-
-    def close(self, error_code: int = 0) -> None:
-        """
-        End the connection at once.
-
-        :param error_code: the code of the GOAWAY, 0 for no error
-        """
-        if not self._ended:
-            self._final_stream = min(self._final_stream, self.h2.highest_inbound_stream_id)
-            self.h2.go_away(self._final_stream, error_code)
-            self._end(_LAST_CALL)
-
-    def _end(self, wait: float) -> None:
-        """
-        Send nothing more, and close such that what we have sent arrives.
-
-        :param wait: seconds in which the client may close first: a close with bytes unread makes
-            the kernel send a reset, which destroys what is on its way
-        """
-        self.flush()
-        self._deaf = self._ended = self.closing = True
-        self._lose_all()
-        if self.is_lost or self.transport.is_closing():
-            return
-        if self.tls is None and self.transport.can_write_eof():
-            self.transport.write_eof()
-        else:
-            self._end_by = self.loop.time() + wait
-            wait = min(wait, _LAST_CALL)  # more while something comes
-        if self.transport.get_write_buffer_size():
-            self.watch_writes()
-        self.resume_reading()
-        self.set_read_deadline(wait)
-
-    def dropped(self) -> None:
-        """Something came that is not taken any more: over TLS, wait until nothing does."""
-        if self._end_by:
-            self.set_read_deadline(min(_LAST_CALL, self._end_by - self.loop.time()))
-
-    def streams_ended(self) -> None:
-        """No stream is open any more: wait for the next request, or end."""
-        if self._ended or self.is_lost or self._block is not None:
-            return
-        if self._final_stream != _ALL_STREAMS:
-            self._end(_LAST_CALL)
-        elif not self.closing:
-            self._read_deadline = deadline = self.loop.time() + self._keep_alive
-            if deadline < self._timer_at:
-                self._arm(deadline)
-
-    def read_timed_out(self) -> None:
-        """A head, the preface, the next request or the end is late."""
-        if self._ended:
-            if self.transport.get_write_buffer_size():
-                self.set_read_deadline(self.config.linger_timeout)
-            else:
-                super().close()
-        elif self._deaf:
-            self._end(_LAST_CALL)
-        elif self._block is not None:
-            text = "a header block took too long (header_timeout)"
-            self.fail(ConnectionFault(ErrorCodes.ENHANCE_YOUR_CALM, text))
-        elif not self.streams:
-            self.close()
-
-    def is_idle(self) -> bool:
-        """Whether no request is in progress, not even in part."""
-        return not (self.streams or self._block)
-
     def streams_lost(self) -> None:
         """The connection is closed: every stream in progress has lost its client."""
-        self._deaf = self._ended = True
-        self._input.clear()
-        for timer in (self._body_timer, self._stall_timer):
-            if timer is not None:
-                timer.cancel()
-        self._lose_all()
-
-    def _lose_all(self) -> None:
-        streams = tuple(self.streams.values())
-        self.streams.clear()
-        for stream in streams:
-            self.release(stream)
-            self.lose(stream)
+        if self._body_timer is not None:
+            self._body_timer.cancel()
+        super().streams_lost()
 
 
 class _Refusal:

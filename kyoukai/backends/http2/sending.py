@@ -133,7 +133,7 @@ class H2Sender(BaseProtocol):
             if (
                 size <= MAX_FRAME_SIZE
                 and not stream.adopted  # type: ignore[attr-defined]
-                and size <= h2.remote_settings.initial_window_size
+                and size <= h2.peer_window
                 and size <= h2.outbound_flow_control_window
                 and not self.write_paused
                 and not self._scheduler

@@ -99,6 +99,8 @@ class Exchange:
         for name, _ in pairs:
             assert name == name.lower(), name
             assert name not in CONNECTION_SPECIFIC, name
+        for single in (b"content-length", b"content-type", b"date", b"server"):
+            assert sum(name == single for name, _ in pairs) <= 1, single
         if self._has_head:
             assert end, "trailers that end nothing"
             assert not any(name.startswith(b":") for name, _ in pairs)

@@ -48,7 +48,10 @@ from ..frames import (
 from ..support import Clock, Tls, turns
 from .trial import Prober, Seen, h2_server, in_parts, incremental, indexed, largest, table_size
 
-PATHS = (b"/", b"/echo", b"/early", b"/large", b"/parts", b"/wait", b"/fail")
+PATHS = (
+    *(b"/", b"/echo", b"/early", b"/large", b"/parts"),
+    *(b"/wait", b"/fail", b"/slow", b"/stubborn", b"/some"),
+)
 
 
 async def application(stream: StreamState) -> None:
@@ -63,9 +66,19 @@ async def application(stream: StreamState) -> None:
     if head.path == "/fail":
         stream.reset()
         return
-    if head.path != "/early":
+    if head.path == "/slow":
+        await asyncio.sleep(3)
+    elif head.path == "/stubborn":
+        stream.cancel_on_disconnect = False
+        stream.send_head(200, ())
+        for _ in range(30):
+            await stream.send_data(bytes(5000))
+        await stream.end()
+        return
+    elif head.path != "/early":
         try:
-            answer += b" " + await stream.read_async()
+            some = head.path == "/some"
+            answer += b" " + await (stream.receive() if some else stream.read_async())
         except BodyError as error:
             await stream.send_response(error.status, (), b"broken")
             return
@@ -295,7 +308,7 @@ async def outcome(sent: bytes, pieces: Iterable[bytes]) -> Any:
 async def test_whole_and_in_pieces(seed: int) -> None:
     rng = random.Random(seed)
     statuses, codes, resets = set(), set(), set()
-    for _ in range(160):
+    for _ in range(120):
         writer = Writer(rng, rng.choice((0, 0.03, 0.1)))
         sent = PREFACE + settings() + b"".join(writer() for _ in range(rng.randrange(1, 60)))
         expected = await outcome(sent, [sent])
@@ -305,7 +318,8 @@ async def test_whole_and_in_pieces(seed: int) -> None:
         resets.update(code for each in expected[3].values() for code in each)
         codes.update(expected[4])
     assert {200, 417} <= statuses
-    assert {1, 5} <= resets
+    assert 1 in resets
+    assert len(resets) > 2
     assert {1, 6} <= codes
 
 

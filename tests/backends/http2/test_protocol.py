@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import random
 import struct
+import weakref
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from typing import Any
@@ -228,6 +230,37 @@ async def test_a_download_whose_every_frame_is_acknowledged_twice() -> None:
 
     async with serving_client(app) as (_, client, _):
         assert len((await client.get()).body) == size
+        assert client.goaways == []
+
+
+@pytest.mark.parametrize("streamed", [False, True])
+@pytest.mark.parametrize("kind", [tuple, list])
+async def test_what_belongs_to_http1_is_left_out(kind: Any, streamed: bool) -> None:
+    """Applications that know HTTP/1.1 set such headers; names come in lower case."""
+    headers = kind(
+        [
+            (b"Connection", b"close"),
+            (b"X-Mixed-Case", b"1"),
+            (b"Keep-Alive", b"timeout=5"),
+            (b"Proxy-Connection", b"close"),
+            (b"upgrade", b"h2c"),
+        ]
+    )
+
+    async def app(stream: StreamState) -> None:
+        if streamed:
+            stream.send_informational(103, [(b"Link", b"</a>")])
+            stream.send_head(200, headers)
+            await stream.send_data(b"ok")
+            await stream.end([(b"X-Sum", b"2")])
+        else:
+            await stream.send_response(200, headers, b"ok")
+
+    async with serving_client(app) as (_, client, _):
+        for _ in range(2):
+            response = await client.get()  # which checks the names
+            assert response.body == b"ok"
+            assert response.headers["x-mixed-case"] == "1"
         assert client.goaways == []
 
 
@@ -479,7 +512,7 @@ async def test_error_answers_arrive(
     ids=["connect", "target", "number", "size", "expect"],
 )
 async def test_heads_that_are_answered_by_the_server_itself(status: int, pairs: Any) -> None:
-    async with serving(Mirror()) as (app, client):
+    async with serving(Mirror(), access_log=True) as (app, client):
         block = f.literals(pairs)
         client.send(f.frame(f.HEADERS, f.END_STREAM, 1, block[:16_000]))
         for start in range(16_000, len(block), 16_000):
@@ -491,6 +524,8 @@ async def test_heads_that_are_answered_by_the_server_itself(status: int, pairs: 
         client.send(f.headers(3))
         assert (await client.answer(3))[0] == 200
         assert app.paths == ["/"]
+        logged = client.protocol.component.logged
+        assert [stream.status for stream in logged] == [status, 200]
 
 
 async def test_an_application_that_fails_after_its_head(caplog: pytest.LogCaptureFixture) -> None:
@@ -898,6 +933,26 @@ async def test_an_end_waits_for_nothing_but_what_was_sent_before() -> None:
         assert (trailers.kind, trailers.flags & f.END_STREAM) == (f.HEADERS, f.END_STREAM)
 
 
+async def test_a_send_that_is_given_up_takes_the_stream_along() -> None:
+    """Part of it is on the wire: nothing that followed could make the answer good."""
+    async with serving() as (stage, client):
+        client.send(f.settings({f.INITIAL_WINDOW_SIZE: 3}), f.headers(1))
+        stream = await stage.next()
+        stream.send_head(200, ())
+        sending = asyncio.ensure_future(stream.send_data(b"123456"))
+        await turns()
+        sending.cancel()
+        await turns()
+        assert sending.cancelled()
+        assert stream.sending is RESET
+        frames = drain(client)
+        assert payload(frames) == b"123"
+        assert frames[-1].kind == f.RST_STREAM
+        with pytest.raises(PeerGone):
+            await stream.send_data(b"more")
+        stage.leave(stream)
+
+
 async def test_settings_change_the_windows_of_streams_that_wait() -> None:
     async with serving(Stage()) as (stage, client):
         client.send(f.settings({f.INITIAL_WINDOW_SIZE: 100}), f.headers(1), f.headers(3))
@@ -1134,6 +1189,19 @@ async def test_frames_that_mean_nothing_here_are_ignored() -> None:
         assert drain(client) == []
 
 
+async def test_late_frames_of_a_stream_that_is_long_over() -> None:
+    """More streams ago than are remembered: they were harmless then, and are so now."""
+    async with serving(Mirror()) as (_, client):
+        for number in range(1, 2500, 2):
+            client.send(f.headers(number))
+            await client.answer(number)
+        drain(client)
+        client.send(f.window_update(1, 5), f.rst_stream(3))
+        client.send(f.frame(f.PRIORITY, 0, 5, struct.pack(">LB", 1, 1)), f.headers(2501))
+        assert (await client.answer(2501))[0] == 200
+        assert drain(client) == []
+
+
 async def test_a_stream_that_depends_on_itself() -> None:
     async with serving() as (_, client):
         client.send(f.frame(f.PRIORITY, 0, 3, struct.pack(">LB", 3, 1)))
@@ -1168,6 +1236,14 @@ async def test_a_stream_that_depends_on_itself() -> None:
         (f.COMPRESSION_ERROR, [f.frame(f.HEADERS, 5, 1, b"\xff\xff\xff\xff\x0f")]),
         (f.FRAME_SIZE_ERROR, [b"\x00\x40\x01\x00\x00\x00\x00\x00\x01"]),
         (f.PROTOCOL_ERROR, [f.headers(5), f.headers(3)]),
+        (
+            f.FLOW_CONTROL_ERROR,
+            [
+                f.headers(3, POST, end=False),
+                f.window_update(3, 2**31 - 1 - 65_535),
+                f.settings({f.INITIAL_WINDOW_SIZE: 65_536}),
+            ],
+        ),
     ],
 )
 async def test_errors_of_a_connection(code: int, frames: list[bytes]) -> None:
@@ -1203,12 +1279,16 @@ async def test_errors_of_a_stream_leave_the_others_alone() -> None:
         client.send(f.headers(5, POST, end=False), f.window_update(5, 2**31 - 1))
         client.send(f.headers(7), f.data(7, b"x"))
         client.send(f.headers(9, f.request(extra=[(b"Upper", b"1")])))
+        client.send(f.headers(11), f.window_update(11, 2**31 - 1))
+        client.send(f.headers(13), f.window_update(13, 0))
         resets = {x.stream: x.code for x in await client.settled() if x.kind == f.RST_STREAM}
         assert resets == {
             3: f.PROTOCOL_ERROR,
             5: f.FLOW_CONTROL_ERROR,
             7: f.STREAM_CLOSED,
             9: f.PROTOCOL_ERROR,
+            11: f.FLOW_CONTROL_ERROR,
+            13: f.PROTOCOL_ERROR,
         }
         client.send(f.data(1, b"abc", True))
         assert await healthy.read_async() == b"abc"
@@ -1291,6 +1371,22 @@ async def test_a_reset_wakes_a_sender_that_waits() -> None:
         assert {x.stream for x in frames} == {3}
         assert payload(frames) == b"def"
         stage.leave(first)
+
+
+async def test_a_reset_in_the_same_read_as_its_request() -> None:
+    """Before the task has begun: nothing is left of it, not even its place among the streams."""
+    async with MemoryServer(Stage(), H2KyoukaiProtocol, h2_max_concurrent_streams=2) as server:
+        stage: Any = server.interface
+        client = FrameClient(server)
+        for number in range(1, 101, 2):
+            client.send(f.headers(number), f.rst_stream(number))
+            await turns()
+        assert server.connections.tasks == set()
+        assert drain(client) == []
+        client.send(f.headers(101), f.headers(103))
+        await stage.answer()
+        await stage.answer()
+        assert (await client.answer(103))[0] == 200
 
 
 async def test_a_reset_of_ours_says_so_once() -> None:
@@ -1433,6 +1529,20 @@ async def test_an_upload_that_ends_short_after_its_answer() -> None:
         assert (await client.answer(1))[2] == b"early"
         assert (await client.answer(3))[2] == b"next"
         assert drain(client, f.RST_STREAM, f.GOAWAY) == []
+
+
+async def test_a_shutdown_does_not_wait_for_the_rest_of_an_upload() -> None:
+    async with serving() as (stage, client):
+        clock = Clock()
+        client.send(f.headers(1, POST, end=False))
+        await stage.answer(b"early")
+        assert (await client.answer(1))[2] == b"early"
+        ping = await begin_shutdown(client)
+        client.send(f.frame(f.PING, f.ACK, 0, ping.payload))
+        await turns()
+        assert not client.closed
+        await clock.advance(0.25)
+        assert client.closed
 
 
 async def test_an_answer_streams_while_the_request_does() -> None:
@@ -1612,6 +1722,19 @@ async def test_a_head_that_takes_too_long() -> None:
         assert client.closed
 
 
+async def test_answers_to_others_put_off_no_deadline() -> None:
+    async with serving(header_timeout=10, keep_alive_timeout=15) as (stage, client):
+        clock = Clock()
+        client.send(f.headers(1), f.headers(3, flags=0))
+        await clock.advance(9)
+        await stage.answer()
+        await client.answer(1)
+        await clock.advance(2)
+        await client.next(f.GOAWAY)
+        await turns()
+        assert client.closed
+
+
 async def test_a_head_in_time_leaves_no_deadline() -> None:
     async with serving(header_timeout=10) as (stage, client):
         clock = Clock()
@@ -1731,6 +1854,26 @@ async def test_the_table_of_fields_lives_on_after_the_last_goaway() -> None:
         assert list(stream.trailers) == [(b"x-late", b"a value to remember")]
 
 
+async def test_what_is_ignored_after_the_last_goaway_is_refunded() -> None:
+    """Uploads that go on need the connection's window (RFC 9113 section 6.8)."""
+    window = 65_536
+    async with serving_client(h2_connection_window=window) as (stage, client, transport):
+        exchange = client.begin()
+        stream = await stage.next()
+        transport.protocol.connections.shutdown()  # type: ignore[attr-defined]
+        while len(client.goaways) < 2:
+            await client.event()
+        for _ in range(3):
+            client.begin().data(bytes(30_000))
+            await turns()
+        body = distinct(200_000)
+        exchange.data(body, True)
+        assert await stream.read_async() == body
+        await stream.send_response(200, (), b"ok")
+        stage.leave(stream)
+        assert (await exchange.finished()).body == b"ok"
+
+
 async def test_an_idle_connection_ends_at_once_on_shutdown() -> None:
     async with MemoryServer(Stage(), H2KyoukaiProtocol) as server:
         client = FrameClient(server)
@@ -1808,6 +1951,76 @@ async def test_close(code: int) -> None:
         assert (goaway.number, goaway.code) == (1, code)
         await turns()
         assert client.closed
+
+
+async def test_an_end_may_come_twice() -> None:
+    async with MemoryServer(Stage(), H2KyoukaiProtocol) as server:
+        client = FrameClient(server)
+        client.protocol.shutdown()
+        client.protocol.shutdown()
+        client.protocol.close()
+        client.protocol.close(f.INTERNAL_ERROR)
+        client.protocol.shutdown()
+        await turns()
+        goaways = drain(client, f.GOAWAY)
+        assert [x.code for x in goaways] == [f.NO_ERROR] * len(goaways)
+        client.transport.lose()
+        client.protocol.close()
+        client.protocol.shutdown()
+        await server.connections.wait_idle()
+
+
+async def test_what_applications_do_after_the_end_writes_nothing() -> None:
+    """A transport takes no bytes after its end: credit, resets and answers come too late."""
+    settings = {"h2_stream_window": 65_536, "h2_connection_window": 65_536}
+    async with serving(**settings) as (stage, client):
+        client.send(f.headers(1, POST, end=False), *[f.data(1, bytes(15_000))] * 4)
+        client.send(f.headers(3), f.headers(5), f.settings({f.INITIAL_WINDOW_SIZE: 0}))
+        streams = [await stage.next() for _ in range(3)]
+        for stream in streams:
+            stream.cancel_on_disconnect = False
+        streams[1].send_head(200, ())
+        client.send(f.data(0, b"x"))
+        await client.next(f.GOAWAY)
+        await turns()
+        assert client.transport.eof_written
+        while len(await streams[0].receive()) and streams[0].buffered:
+            await turns()
+        streams[0].send_informational(103)
+        streams[1].reset("for the test")
+        with pytest.raises(PeerGone):
+            await streams[1].send_data(b"x")
+        with pytest.raises(PeerGone):
+            await streams[2].send_response(200, (), b"x")
+        for stream in streams:
+            stage.leave(stream)
+        await turns()
+        assert drain(client, f.DATA, f.RST_STREAM, f.WINDOW_UPDATE) == []
+
+
+@pytest.mark.parametrize("busy", [False, True])
+async def test_a_connection_leaves_nothing_to_the_garbage_collector(busy: bool) -> None:
+    """Thousands of connections end in the time between two of its rounds."""
+    async with MemoryServer(Mirror(), H2KyoukaiProtocol) as server:
+        client = FrameClient(server)
+        for number in (1, 3):
+            client.send(f.headers(number, POST, end=False), f.data(number, b"abc", True))
+            await client.answer(number)
+        if busy:
+            client.send(f.settings({f.INITIAL_WINDOW_SIZE: 1}))
+            client.send(f.headers(5), f.headers(7, POST, end=False), f.data(7, b"abc"))
+            await turns()
+        reference = weakref.ref(client.protocol)
+        gc.disable()
+        try:
+            client.transport.lose()
+            await turns()
+            assert len(server.connections.tasks) == 0
+            del client
+            await turns()
+            assert reference() is None
+        finally:
+            gc.enable()
 
 
 async def test_too_many_connections() -> None:
