@@ -147,7 +147,10 @@ class ServerConfig:
     """Bytes of a request that may wait for the application before reading from it stops."""
 
     write_buffer_size: int = 65536
-    """Bytes of an answer that may wait for the client before the application waits too."""
+    """
+    Bytes of an answer that may wait for the client before the application waits too. Over TLS it
+    is a quarter of that, beside what waits encrypted.
+    """
 
     # -- Time ---------------------------------------------------------------------------------
 

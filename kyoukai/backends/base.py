@@ -186,6 +186,7 @@ class BaseProtocol(asyncio.Protocol, ABC):
         "server",
         "tls",
         "transport",
+        "write_limit",
         "write_paused",
     )
 
@@ -200,6 +201,8 @@ class BaseProtocol(asyncio.Protocol, ABC):
         #: Whether the connection takes no more requests.
         self.closing = False
         self.write_paused = False
+        #: Bytes that wait in the transport before it says that it is full.
+        self.write_limit = 0
         self.reading_paused = False
         self._read_deadline = NEVER
         self._write_deadline = NEVER
@@ -228,11 +231,13 @@ class BaseProtocol(asyncio.Protocol, ABC):
             self.is_lost = True
             self.refuse_connection()
             return
-        self.transport.set_write_buffer_limits(high=self.config.write_buffer_size)
         info = transport.get_extra_info
         self.tls = info("ssl_object")
+        self.write_limit = self.config.write_buffer_size
         if self.tls is not None:
             self.scheme = "https"
+            self.write_limit //= 4  # what is encrypted waits in buffers of its own
+        self.transport.set_write_buffer_limits(high=self.write_limit)
         peer, local = info("peername"), info("sockname")
         if isinstance(peer, tuple | list):
             self.client = (peer[0], peer[1])
@@ -375,7 +380,10 @@ class BaseProtocol(asyncio.Protocol, ABC):
                 self.watch_writes()
         if self._read_deadline <= now:
             self._read_deadline = NEVER
-            self.read_timed_out()
+            if self.transport.is_closing():
+                self._closing_late()
+            else:
+                self.read_timed_out()
         deadline = min(self._read_deadline, self._write_deadline)
         if deadline != NEVER:
             self._arm(deadline)
@@ -389,6 +397,19 @@ class BaseProtocol(asyncio.Protocol, ABC):
                 self.watch_writes()
             self._read_deadline = NEVER
             self.transport.close()
+            if self.tls is not None and not self.is_lost:
+                self.set_read_deadline(self.config.linger_timeout)
+
+    def _closing_late(self) -> None:
+        """
+        Over TLS, the transport waits for the client to close too, which nobody need do.
+
+        Idle clients do not even read. (RFC 8446 section 6.1)
+        """
+        if self.transport.get_write_buffer_size():
+            self.set_read_deadline(self.config.linger_timeout)
+        else:
+            self.transport.abort()
 
     def abort(self) -> None:
         """Cut the connection at once, with a reset, so that nothing looks like an orderly end."""

@@ -14,7 +14,7 @@ from kyoukai.backends.base import Connections
 from kyoukai.exceptions import ConfigurationError
 from kyoukai.server.access_log import AccessLog
 from kyoukai.server.address import Address, BoundSocket, bind, listen_error
-from kyoukai.server.tls import Certificate
+from kyoukai.server.tls import Certificate, spare_memory
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
@@ -173,6 +173,8 @@ class Server:
 
         :raises ConfigurationError: if another program took an address since it was bound
         """
+        if self.has_tls:
+            spare_memory()
         for sock in self.sockets:
             self._listeners.append(await self._make_listener(sock))
         try:

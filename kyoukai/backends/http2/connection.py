@@ -18,10 +18,18 @@ from h2.config import H2Configuration
 from h2.connection import ConnectionInputs, ConnectionState, H2Connection
 from h2.errors import ErrorCodes
 from h2.events import ConnectionTerminated
-from h2.exceptions import FrameDataMissingError, ProtocolError, StreamIDTooLowError
+from h2.exceptions import (
+    FlowControlError,
+    InvalidSettingsValueError,
+    NoSuchStreamError,
+    ProtocolError,
+    StreamClosedError,
+    StreamIDTooLowError,
+)
 from h2.settings import SettingCodes, Settings
 from h2.stream import H2Stream, StreamClosedBy, StreamInputs, StreamState
 from h2.windows import WindowManager
+from hpack import Encoder
 from hyperframe.exceptions import InvalidDataError, InvalidFrameError, InvalidPaddingError
 from hyperframe.frame import Frame, RstStreamFrame, WindowUpdateFrame
 
@@ -57,12 +65,39 @@ _CONFIG = H2Configuration(
 
 _SETTINGS_HEADER = re.compile(rb"[A-Za-z0-9_-]*")
 
+#: Blocks are encoded without any table, so that no connection needs an encoder of its own.
+_NO_ENCODER = Encoder()
+
 _pack_head = struct.Struct(">HBBBL").pack
 
 
 def frame_head(length: int, kind: int, flags: int, stream_id: int) -> bytes:
     """Return the nine bytes that a frame starts with (RFC 9113 section 4.1)."""
     return _pack_head(length >> 8, length & 255, kind, flags, stream_id)
+
+
+class _Values(list[int | None]):
+    """The values that a setting has had: a deque, as h2 has it, takes ten times the memory."""
+
+    def popleft(self) -> int | None:
+        """Take the oldest one."""
+        return self.pop(0)
+
+
+class _Settings(Settings):
+    """Settings in little memory: each connection has two sets of them."""
+
+    def __init__(self, client: bool, initial_values: dict[SettingCodes, int] | None = None) -> None:
+        super().__init__(client, initial_values)
+        values: Any = self._settings
+        for key in values:
+            values[key] = _Values(values[key])
+
+    def __setitem__(self, key: SettingCodes | int, value: int) -> None:
+        values: Any = self._settings
+        if key not in values:
+            values[key] = _Values((None,))
+        super().__setitem__(key, value)
 
 
 class _Window(WindowManager):
@@ -98,15 +133,17 @@ class ServerConnection(H2Connection):
     def __init__(self, config: ServerConfig) -> None:
         super().__init__(_CONFIG)
         # In force at once, not only when the client has acknowledged them.
-        self.local_settings = Settings(
-            client=False,
-            initial_values={
+        self.local_settings = _Settings(
+            False,
+            {
                 SettingCodes.MAX_CONCURRENT_STREAMS: config.h2_max_concurrent_streams,
                 SettingCodes.INITIAL_WINDOW_SIZE: config.h2_stream_window,
                 SettingCodes.MAX_HEADER_LIST_SIZE: config.max_head_size,
                 _NO_RFC7540_PRIORITIES: 1,  # type: ignore[dict-item]
             },
         )
+        self.remote_settings = _Settings(True)
+        self.encoder = _NO_ENCODER
         # Said only where there is something behind it.
         del self.local_settings[SettingCodes.ENABLE_CONNECT_PROTOCOL]
         self.decoder: FieldDecoder = FieldDecoder(2 * config.max_head_size)
@@ -159,7 +196,7 @@ class ServerConnection(H2Connection):
         except (InvalidDataError, InvalidPaddingError) as error:
             raise ConnectionFault(ErrorCodes.PROTOCOL_ERROR, _sentence(error)) from None
         except InvalidFrameError as error:
-            raise ConnectionFault(FrameDataMissingError.error_code, _sentence(error)) from None
+            raise ConnectionFault(ErrorCodes.FRAME_SIZE_ERROR, _sentence(error)) from None
         except ProtocolError as error:
             raise ConnectionFault(error.error_code, _sentence(error)) from None
 
@@ -324,5 +361,21 @@ class ServerConnection(H2Connection):
             self._prepare_for_sending([frame])
 
 
+#: What h2 and hyperframe mean by their errors. (Some of these say no more than a number.)
+_SENTENCES: dict[type[Exception], str] = {
+    FlowControlError: "a window was exceeded, or opened too far",
+    InvalidDataError: "a frame makes no sense",
+    InvalidFrameError: "a frame has a wrong length",
+    InvalidPaddingError: "the padding of a frame is longer than the frame",
+    InvalidSettingsValueError: "a setting has an impossible value",
+    NoSuchStreamError: "a frame came for a stream that is not open",
+    StreamClosedError: "a frame came for a stream that is closed",
+    StreamIDTooLowError: "a stream was opened with a lower number than one before it",
+}
+
+
 def _sentence(error: Exception) -> str:
+    for kind in type(error).__mro__:
+        if kind in _SENTENCES:
+            return _SENTENCES[kind]
     return str(error)[:200].encode("ascii", "replace").decode() or type(error).__name__

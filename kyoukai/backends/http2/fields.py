@@ -125,7 +125,7 @@ class FieldDecoder(Decoder):
 
     def remember(self, block: bytes, made: Any) -> None:
         """Keep what was made of the block that was decoded last, unless it changed the table."""
-        if not self._changed and len(block) <= _BLOCK_SIZE:
+        if not self._changed and len(block) <= _BLOCK_SIZE and self.size <= 2 * _BLOCK_SIZE:
             if len(self.known) >= _BLOCKS:
                 self.known.pop(next(iter(self.known)))
             self.known[block] = made

@@ -103,6 +103,11 @@ class FrameReceiver(H2Sender):
     def fail(self, fault: ConnectionFault) -> None:
         """The connection cannot go on."""
 
+    @property
+    def greeted(self) -> bool:
+        """Whether the client has sent its preface."""
+        return self._taken == len(PREFACE)
+
     # -- Bytes to frames -----------------------------------------------------------------------
 
     def data_received(self, data: bytes) -> None:

@@ -60,6 +60,10 @@ class H2Lifetime(FrameReceiver):
         report(self.client[0] if self.client else "unix", fault.text)
         self._deaf = self.closing = True
         self._block = None
+        if not self.greeted and self.tls is not None and self.tls.selected_alpn_protocol() is None:
+            self.h2.clear_outbound_data_buffer()
+            self._end(0)
+            return
         self._final_stream = min(self._final_stream, self.h2.highest_inbound_stream_id)
         self.h2.go_away(self._final_stream, fault.code, fault.text)
         for stream in tuple(self.streams.values()):

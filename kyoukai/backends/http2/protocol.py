@@ -117,7 +117,8 @@ class H2KyoukaiProtocol(H2Lifetime):
             stream.adopted = True
             stream.insert_data(body, 0)  # no window was used for it
             stream.trailers = trailers
-        self.flush()
+        if self.tls is None or self.tls.selected_alpn_protocol() == "h2":
+            self.flush()  # else the client must show first that it means HTTP/2
 
     def eof_received(self) -> bool:
         """

@@ -55,7 +55,6 @@ class H2Sender(BaseProtocol):
         "_ended",
         "_flush_due",
         "_out",
-        "_out_limit",
         "_out_size",
         "_pump_due",
         "_scheduler",
@@ -75,7 +74,6 @@ class H2Sender(BaseProtocol):
         self._blocks = response_blocks(component.config.server_header)
         self._out: list[bytes | memoryview] = []
         self._out_size = 0
-        self._out_limit = component.config.write_buffer_size
         self._flush_due = False
         # Whether the last byte has been sent.
         self._ended = False
@@ -115,7 +113,7 @@ class H2Sender(BaseProtocol):
             out.append(self.h2.data_to_send())
         out += pieces
         self._out_size += size
-        if self._out_size >= self._out_limit:
+        if self._out_size >= self.write_limit:
             self.flush()
         elif not self._flush_due:
             self._flush_due = True
@@ -215,6 +213,7 @@ class H2Sender(BaseProtocol):
     async def end(self, stream: StreamState, trailers: Sequence[Header]) -> None:
         """Finish the response."""
         state = self.adopted(stream)
+        await self._after_others(state)
         if trailers:
             self.h2.send_block(state.stream_id, block_of(trailers), end_stream=True)
         else:
@@ -223,6 +222,7 @@ class H2Sender(BaseProtocol):
         self._response_complete(state)
 
     async def _send(self, stream: H2State, data: Payload, end_stream: bool = False) -> None:
+        await self._after_others(stream)
         view = memoryview(data)
         size = len(view)
         for start in range(0, size, _SLICE):
@@ -234,6 +234,15 @@ class H2Sender(BaseProtocol):
             if stream.unsent:
                 await self.sending_loop(stream.stream_id)
 
+    async def _after_others(self, stream: H2State) -> None:
+        """Wait while other tasks send on the stream, so that no piece gets into another."""
+        while stream.turn is not None:
+            waiter = self.loop.create_future()
+            stream.others += (waiter,)
+            await waiter
+        if stream.stream_id not in self.streams:
+            raise PeerGone
+
     def _write_frame(self, stream: H2State) -> bool:
         """Send one frame of what a stream holds back; False if the windows let nothing pass."""
         unsent = stream.unsent
@@ -243,12 +252,16 @@ class H2Sender(BaseProtocol):
         if allowed <= 0 or self.write_paused:
             return False
         size = min(allowed, len(unsent), MAX_FRAME_SIZE)
-        stream.unsent = unsent[size:]
-        end_stream = stream.ends and size == len(unsent)
+        whole = size == len(unsent)
+        stream.unsent = None if whole else unsent[size:]
+        end_stream = stream.ends and whole
+        piece: bytes | memoryview = unsent[:size]
+        if type(unsent.obj) is not bytes:
+            piece = bytes(piece)  # the application may use its buffer again before it is flushed
         self.h2.count_data(stream_id, size, end_stream)
         stream.bytes_sent += size
         self.frames_earned += 2 + (size >> 11)
-        self._put(size, frame_head(size, _DATA, end_stream, stream_id), unsent[:size])
+        self._put(size, frame_head(size, _DATA, end_stream, stream_id), piece)
         return True
 
     # -- Waiting for windows and for the transport ---------------------------------------------
@@ -271,6 +284,10 @@ class H2Sender(BaseProtocol):
             finally:
                 stream.turn = None
                 self._scheduler.discard(stream)
+                others, stream.others = stream.others, ()
+                for waiter in others:
+                    if not waiter.done():
+                        waiter.set_result(None)
         if stream is None or stream_id not in self.streams:
             raise PeerGone
 

@@ -38,6 +38,8 @@ class H2State(StreamState):
     ends: bool = False
     #: Done when ``unsent`` is sent.
     turn: asyncio.Future[None] | None = None
+    #: What other tasks that send on the stream wait for.
+    others: tuple[asyncio.Future[None], ...] = ()
     #: ``bytes_sent`` when the server last looked whether the client takes anything.
     looked_at: int = -1
     #: Seconds in which the server has asked for the body.

@@ -8,17 +8,20 @@ server does the same. ``frames.FrameClient`` is for everything that a client sho
 from __future__ import annotations
 
 import asyncio
+import struct
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable
+from contextlib import asynccontextmanager
 from typing import Any
 
 import hpack
 
+from kyoukai.backends.http2.protocol import H2KyoukaiProtocol
 from kyoukai.memory import ClientResponse
 from kyoukai.testing import MemoryServer
 
 from .. import frames as f
-from ..support import StrictTransport
+from ..support import Stage, StrictTransport
 
 #: What may not be in a head on HTTP/2 (RFC 9113 section 8.2.2).
 CONNECTION_SPECIFIC = {
@@ -460,3 +463,66 @@ def dial(server: MemoryServer, **options: Any) -> tuple[Client, PumpingTransport
     transport.client.most = server.config.h2_connection_window
     transport.schedule()
     return transport.client, transport
+
+
+# -- What tests share --------------------------------------------------------------------------
+
+POST = f.request(method=b"POST")
+
+#: The stream id of a GOAWAY that only announces the end.
+LAST = 2**31 - 1
+
+
+async def begin_shutdown(client: f.FrameClient) -> f.Frame:
+    """Stop the server; return the PING that follows the first GOAWAY."""
+    client.protocol.connections.shutdown()
+    goaway = await client.next(f.GOAWAY)
+    assert (goaway.number, goaway.code) == (LAST, f.NO_ERROR)
+    ping = await client.next(f.PING)
+    assert ping.flags == 0
+    return ping
+
+
+@asynccontextmanager
+async def serving(app: Any = None, **settings: Any) -> AsyncIterator[tuple[Any, f.FrameClient]]:
+    """A server, and a client of frames that has greeted it."""
+    app = app or Stage()
+    async with MemoryServer(app, H2KyoukaiProtocol, **settings) as server:
+        yield app, f.FrameClient(server)
+
+
+@asynccontextmanager
+async def serving_client(
+    app: Any = None, client: Any = (), **settings: Any
+) -> AsyncIterator[tuple[Any, Client, PumpingTransport]]:
+    """A server, and a client that keeps the rules and checks that the server does."""
+    app = app or Stage()
+    async with MemoryServer(app, H2KyoukaiProtocol, **settings) as server:
+        yield app, *dial(server, **dict(client))
+
+
+def drain(client: f.FrameClient, *kinds: int, stream: int | None = None) -> list[f.Frame]:
+    """What has come and was not asked for, and that is forgotten now; these kinds of it."""
+    frames = client.take()
+    client.frames.clear()
+    return [
+        frame
+        for frame in frames
+        if (not kinds or frame.kind in kinds) and stream in (None, frame.stream)
+    ]
+
+
+def credit(frames: Iterable[f.Frame], stream: int) -> int:
+    """How many bytes the WINDOW_UPDATEs among these allow."""
+    return sum(x.number for x in frames if x.kind == f.WINDOW_UPDATE and x.stream == stream)
+
+
+def payload(frames: Iterable[f.Frame], stream: int | None = None) -> bytes:
+    """The data in these frames."""
+    return b"".join(x.payload for x in frames if x.kind == f.DATA and stream in (None, x.stream))
+
+
+def distinct(size: int, start: int = 0) -> bytes:
+    """Bytes of which no four are the same as others, so that what is amiss can be told."""
+    numbers = range(start, start + size // 4 + 1)
+    return struct.pack(f">{len(numbers)}L", *numbers)[:size]

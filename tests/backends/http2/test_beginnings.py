@@ -7,6 +7,9 @@ import struct
 
 import pytest
 
+from kyoukai.backends.httptools_ import HttpToolsProtocol
+from kyoukai.testing import MemoryServer
+
 from ..frames import (
     ACK,
     FRAME_SIZE_ERROR,
@@ -135,3 +138,15 @@ async def test_connections_that_never_begin(sent: bytes) -> None:
         assert client.closed
         await clock.advance(5, 0.5)  # whatever lingers
         assert not server.connections.open
+
+
+async def test_a_preface_in_two_reads() -> None:
+    """On a port that speaks HTTP/1.1 too, where its first line looks like a head."""
+    sent = PREFACE + settings() + headers(1)
+    for size in range(1, len(sent)):
+        async with MemoryServer(Mirror(), HttpToolsProtocol) as server:
+            client = Prober(server, greet=False)
+            client.send(sent[:size])
+            await turns()
+            client.send(sent[size:])
+            assert (await client.settle()).status(1) == 200, size

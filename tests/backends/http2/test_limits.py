@@ -1,19 +1,15 @@
 """
-Limits on what a connection can make the server keep, and on what one read can make it do.
+The limits of streams and of header blocks.
 
-Whatever a client sends, and however it leaves: streams, tables, queues and dicts are bounded, and
-what it could no longer use is given back.
+They hold from the first byte on, before the client has acknowledged our SETTINGS.
 """
 
 from __future__ import annotations
 
 import asyncio
-import struct
-import tracemalloc
-from itertools import count, islice
+from itertools import count
 from typing import Any
 
-import hpack
 import pytest
 
 from kyoukai.stream import StreamState
@@ -27,9 +23,7 @@ from ..frames import (
     GET,
     HEADERS,
     PREFACE,
-    PRIORITY_UPDATE,
     REFUSED_STREAM,
-    WINDOW_UPDATE,
     data,
     frame,
     headers,
@@ -37,10 +31,9 @@ from ..frames import (
     request,
     rst_stream,
     settings,
-    window_update,
 )
 from ..support import Clock, Mirror, Stage, turns
-from .trial import Prober, h2_server, incremental, indexed, largest, library, table
+from .trial import Prober, h2_server, incremental, indexed, table
 
 BLOCK = literals(GET)
 POST = request(method=b"POST")
@@ -257,316 +250,3 @@ async def test_a_small_window_does_not_hurt_a_client_that_cannot_know_of_it() ->
         seen = await client.settle()
         assert seen.status(1) == 200
         assert len(app.bodies[0]) == 60000
-
-
-# -- What is kept ------------------------------------------------------------------------------
-
-
-async def answer_all(stream: StreamState) -> None:
-    await stream.send_response(200, (), b"ok")
-
-
-async def test_what_a_connection_keeps_does_not_grow() -> None:
-    """Closed streams are remembered, so that late frames are no faults; but not all of them."""
-    async with h2_server(answer_all, h2_reset_burst=10**6) as server:
-        client = Prober(server)
-        numbers = count(1, 2)
-        for _ in range(40):
-            for number in islice(numbers, 100):
-                path = b"/%d" % number
-                fields = [(b"x-%d" % number, b"y" * 50)]
-                block = literals(request(path)) + incremental(*fields[0])
-                kind = number % 6
-                if kind == 1:
-                    client.send(frame(HEADERS, 5, number, block))
-                elif kind == 3:
-                    client.send(headers_to(number), data(number, b"abc"), rst_stream(number))
-                else:
-                    client.send(headers(number, GET[:2]))
-            await turns(4)
-            client.look()
-        assert not client.closed
-        size, what = largest(client.protocol)
-        assert size <= 1000, what
-        assert len(library(client.protocol)._closed_streams) <= 1000
-        assert not client.protocol.streams
-        assert not server.connections.tasks
-
-
-async def test_late_frames_for_streams_long_forgotten() -> None:
-    async with h2_server(answer_all) as server:
-        client = Prober(server)
-        for start in range(1, 4001, 200):
-            client.send(*(headers(n) for n in range(start, start + 200, 2)))
-            await turns(4)
-        client.send(window_update(1, 1), rst_stream(3), frame(2, 0, 5, bytes(5)))
-        client.send(headers(4001))
-        seen = await client.settle()
-        assert len(seen.answers) == 2001
-        assert not seen.goaways
-
-
-async def test_unknown_settings_are_not_kept() -> None:
-    async with h2_server(answer_all) as server:
-        client = Prober(server)
-        frames = [
-            settings((number, 2**32 - 1) for number in range(start, start + 2700))
-            for start in range(16, 62_000, 2700)
-        ]
-        client.send(headers(1))
-        await client.settle()
-        tracemalloc.start()
-        try:
-            before = tracemalloc.get_traced_memory()[0]
-            for each in frames:
-                client.send(each)
-            await client.settle()
-            client.seen.others.clear()
-            grown = tracemalloc.get_traced_memory()[0] - before
-        finally:
-            tracemalloc.stop()
-        assert grown < 50_000
-        assert largest(client.protocol)[0] <= 1000
-        client.send(headers(3))
-        assert (await client.settle()).status(3) == 200
-
-
-async def test_priorities_of_streams_that_never_come_are_not_kept() -> None:
-    async with h2_server(answer_all, h2_control_burst=10**6) as server:
-        client = Prober(server)
-        for number in range(1, 40_001, 2):
-            payload = struct.pack(">L", number) + b"u=1, i"
-            client.send(frame(PRIORITY_UPDATE, 0, 0, payload))
-        size, what = largest(client.protocol)
-        assert size <= 1000, what
-
-
-@pytest.mark.parametrize("size", [2**32 - 1, 65536, 4096, 100, 0])
-async def test_the_table_of_a_peer_is_used_within_bounds(size: int) -> None:
-    """Whatever table the client offers, 4,096 bytes are the most that we use of it."""
-
-    async def app(stream: StreamState) -> None:
-        fields = [(b"x-%d" % n, stream.head.target * 9) for n in range(20)]
-        await stream.send_response(200, fields, b"ok")
-
-    async with h2_server(app) as server:
-        client = Prober(server)
-        client.decoder.max_allowed_table_size = min(size, 4096)
-        client.send(settings({1: size}))
-        for number in range(1, 401, 2):
-            client.send(headers(number, request(b"/%d" % number)))
-            if number % 20 == 1:
-                seen = await client.settle()
-        seen = await client.settle()
-        assert len(seen.answers) == 200
-        assert library(client.protocol).encoder.header_table._maxsize <= 4096
-        assert largest(client.protocol)[0] <= 1000
-
-
-@pytest.mark.parametrize("sizes", [[100, 100], [0, 4096], [0, 2**32 - 1], [*range(150)], [50, 0]])
-async def test_changes_of_the_table_are_announced(sizes: list[int]) -> None:
-    """A smaller table is acknowledged at the next block's start, with two updates at most."""
-    async with h2_server(answer_all) as server:
-        client = Prober(server)
-        for size in sizes:
-            client.send(settings({1: size}))
-        await client.settle()
-        client.send(headers(1), headers(3))
-        await turns(20)
-        client.take()
-        blocks = [each.payload for each in client.frames if each.kind == HEADERS]
-        assert len(blocks) == 2
-        updates = []
-        rest = blocks[0]
-        while rest[0] & 0xE0 == 0x20:
-            value, used = hpack.hpack.decode_integer(rest, 5)
-            updates.append(value)
-            rest = rest[used:]
-        assert 1 <= len(updates) <= 2
-        assert updates[0] <= min(sizes)
-        assert updates[-1] <= min(sizes[-1], 4096)
-        assert blocks[1][0] & 0xE0 != 0x20
-
-
-# -- What is queued ----------------------------------------------------------------------------
-
-LARGE = settings({4: 2**31 - 1}) + window_update(0, 2**31 - 1 - 65535)
-
-
-@pytest.mark.parametrize("whole", [True, False])
-@pytest.mark.parametrize("number", [1, 20])
-async def test_a_window_of_two_gigabytes_fills_no_memory(whole: bool, number: int) -> None:
-    """What waits is bounded by our own buffers: 64 KiB a stream, and the transport's."""
-    body = bytes(33_000_000)
-
-    async def app(stream: StreamState) -> None:
-        if whole:
-            await stream.send_response(200, (), body)
-            return
-        stream.send_head(200, ())
-        while True:
-            await stream.send_data(bytes(100_000))
-
-    async with h2_server(app) as server:
-        client = Prober(server)
-        client.send(LARGE)
-        await client.settle()
-        client.transport.hold()
-        tracemalloc.start()
-        try:
-            before = tracemalloc.get_traced_memory()[0]
-            client.send(*(headers(n) for n in range(1, 2 * number, 2)))
-            await turns(200)
-            grown = tracemalloc.get_traced_memory()[0] - before
-        finally:
-            tracemalloc.stop()
-        assert len(client.transport.output) <= 65536 + 65536 + 16384
-        assert grown <= 300_000 + number * 120_000
-        client.transport.lose()
-        await turns(20)
-        assert not server.connections.tasks
-
-
-async def test_the_transport_is_filled_again_and_again() -> None:
-    body = bytes(3_000_000)
-
-    async def app(stream: StreamState) -> None:
-        await stream.send_response(200, (), body)
-
-    async with h2_server(app) as server:
-        client = Prober(server)
-        client.send(LARGE)
-        await client.settle()
-        client.transport.hold()
-        client.send(headers(1))
-        received = 0
-        for _ in range(200):
-            await turns(6)
-            assert len(client.transport.output) <= 65536 + 65536 + 16384
-            received += len(client.transport.release())
-            client.transport.hold()
-        assert received > 3_000_000
-        assert not client.protocol.streams
-
-
-# -- What is given back ------------------------------------------------------------------------
-
-
-class Uploader:
-    """Sends as much as the connection's window allows, and never more."""
-
-    def __init__(self, client: Prober, window: int) -> None:
-        self.client = client
-        self.window = window
-
-    def upload(self, stream: int, size: int, padding: int | None = None) -> None:
-        while size > 0:
-            piece = min(size, 16000)
-            size -= piece
-            frame_bytes = data(stream, bytes(piece), padding=padding)
-            self.window -= len(frame_bytes) - 9
-            assert self.window >= 0, "the connection's window has leaked away"
-            self.client.send(frame_bytes)
-
-    async def settle(self) -> None:
-        seen = await self.client.settle()
-        assert not seen.goaways
-        for each in seen.others:
-            if each.kind == WINDOW_UPDATE and not each.stream:
-                self.window += each.number
-        seen.others.clear()
-
-
-#: What may stay ungranted at any time: updates come when half a window is to be given back.
-HALF = 1048576 // 2
-
-
-async def never_reads(stream: StreamState) -> None:
-    await stream.disconnected()
-    await asyncio.Event().wait()
-
-
-async def reads_all(stream: StreamState) -> None:
-    await stream.read_async()
-    await stream.send_response(200, (), b"ok")
-
-
-async def answers_early(stream: StreamState) -> None:
-    await stream.send_response(200, (), b"no")
-
-
-async def answers_late_and_reads_not(stream: StreamState) -> None:
-    await turns(50)
-    await stream.send_response(200, (), b"no")
-
-
-async def fails(stream: StreamState) -> None:
-    stream.send_head(200, ())
-    await asyncio.sleep(0)
-    stream.reset()
-
-
-async def reads_some(stream: StreamState) -> None:
-    await stream.receive()
-    await stream.send_response(200, (), b"enough")
-
-
-ABANDONED = {
-    "reset": (never_reads, None, lambda n: rst_stream(n)),
-    "reset-padded": (never_reads, 255, lambda n: rst_stream(n)),
-    "padded": (reads_all, 255, lambda n: data(n, end=True)),
-    "too-long": (never_reads, None, lambda n: data(n, b"x" * 1001)),
-    "answered-early": (answers_early, None, lambda n: data(n, end=True)),
-    "answered-early-and-reset": (answers_early, 9, lambda n: rst_stream(n)),
-    "not-read": (answers_late_and_reads_not, None, lambda n: data(n, end=True)),
-    "read-in-part": (reads_some, 77, lambda n: data(n, end=True)),
-    "failed": (fails, None, lambda n: b""),
-}
-
-
-@table(ABANDONED, "app, padding, end")
-async def test_abandoned_uploads_give_their_window_back(app: Any, padding: Any, end: Any) -> None:
-    async with h2_server(app, h2_reset_burst=10**6) as server:
-        client = Prober(server)
-        uploader = Uploader(client, 1048576)
-        await uploader.settle()
-        for number in range(1, 81, 2):
-            length = [(b"content-length", b"201000")] if end(1)[9:10] == b"x" else []
-            client.send(headers(number, [*POST, *length], end=False))
-            uploader.upload(number, 100_000, padding)
-            await uploader.settle()
-            if number not in client.seen.resets:
-                uploader.upload(number, 100_000, padding)
-            closing = end(number)
-            if closing[3:4] == b"\0":
-                uploader.window -= len(closing) - 9
-            client.send(closing)
-            await uploader.settle()
-        await turns(60)
-        await uploader.settle()
-        assert uploader.window >= HALF
-        assert not client.closed
-        assert not server.connections.tasks
-        assert len(client.protocol.streams) <= 1 or app is answers_early
-
-
-async def test_a_slow_application_holds_its_own_upload_up_and_no_other() -> None:
-    stage = Stage()
-    async with h2_server(stage) as server:
-        client = Prober(server)
-        client.send(headers_to(1), headers_to(3))
-        slow, fast = await stage.next(), await stage.next()
-        uploader = Uploader(client, 1048576)
-        await uploader.settle()
-        uploader.upload(1, 256_000)
-        for _ in range(20):
-            uploader.upload(3, 128_000)
-            left = 128_000
-            while left:
-                left -= len(await fast.receive())
-            await uploader.settle()
-        assert slow.buffered == 256_000
-        assert fast.buffered == 0
-        client.send(rst_stream(1))
-        await uploader.settle()
-        assert uploader.window >= HALF

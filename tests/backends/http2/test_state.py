@@ -95,6 +95,8 @@ def test_the_component() -> None:
 
 
 async def test_the_components_protocol() -> None:
+    """It is an attribute of a subclass."""
+
     class Polite(http2.H2KyoukaiProtocol):
         pass
 
@@ -104,10 +106,8 @@ async def test_the_components_protocol() -> None:
     app = Kyoukai("test")
     component = http2.H2KyoukaiComponent(app, "a-key.pem", "a.pem")
     assert component.protocol_class is http2.H2KyoukaiProtocol
-    for each, kind in ((component, http2.H2KyoukaiProtocol), (Site(app, "k", "c"), Polite)):
-        protocol = each.get_protocol(None, ("127.0.0.1", 4444))
-        assert type(protocol) is kind
-        assert protocol.component is each
+    site = Site(app, "a-key.pem", "a.pem")
+    assert site.protocol_class is site.h2_protocol_class is Polite
 
 
 async def test_the_name_of_the_components_server() -> None:
