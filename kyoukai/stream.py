@@ -40,8 +40,6 @@ class RequestHead:
     """
     A request's head, checked and decoded once, the same for every wire and interface.
 
-    It is not to be changed: a connection may use one for all requests that are the same.
-
     :param method: as sent, such as ``GET``
     :param target: the request target's bytes as sent
     :param raw_path: the target's path, escapes kept
@@ -110,6 +108,26 @@ class RequestHead:
         self.server = server
         self.tls = tls
         self.root_path = root_path
+
+    def copy(self) -> RequestHead:
+        """Return a head that can be changed without changing this one."""
+        return RequestHead(
+            self.method,
+            self.target,
+            self.raw_path,
+            self.path,
+            self.query,
+            self.scheme,
+            self.authority,
+            self.http_version,
+            self.headers.copy(),
+            self.content_length,
+            self.protocol,
+            self.client,
+            self.server,
+            self.tls,
+            self.root_path,
+        )
 
     def get(self, name: bytes) -> bytes | None:
         """Return the first header of that lower-case name, or None."""

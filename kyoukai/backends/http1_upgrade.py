@@ -8,7 +8,6 @@ component makes.
 from __future__ import annotations
 
 import asyncio
-from copy import copy
 from typing import TYPE_CHECKING
 
 from kyoukai.backends.http1 import H1State
@@ -149,7 +148,7 @@ class Http2Entrance(BodyReceiver):
         target = None if self.closing else self.component.switch_target("h2")
         if target is None:
             return False
-        head = copy(stream.head)
+        head = stream.head.copy()
         head.http_version = "2"
         head.protocol = None
         head.headers = [pair for pair in head.headers if pair[0] not in _UPGRADE_HEADERS]

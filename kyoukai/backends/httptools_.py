@@ -44,6 +44,7 @@ PROTOCOL_CLASS = "HttpToolsProtocol"
 
 #: What a request line starts with; anything else, such as a TLS handshake, is refused at once.
 _FIRST_BYTES = frozenset(b"ABCDEFGHIJKLMNOPQRSTUVWXYZ")
+_P = ord("P")
 #: Headers that decide the framing or the connection's fate.
 _SPECIAL = FORWARDED | {
     b"connection",
@@ -133,6 +134,7 @@ class HttpToolsProtocol(Http2Entrance):
             and len(data) <= self._max_head_size
             and not self._fed
             and not self._streams
+            and (self._version or data[0] != _P)  # it may be an HTTP/2 preface
         ):
             self._feed_head(data, True)
         else:
@@ -208,7 +210,7 @@ class HttpToolsProtocol(Http2Entrance):
         """Feed the next whole lines of a head; False if none is there yet."""
         config = self.config
         if not self._fed:
-            if not self._version and buffer[0] == 80 and self.begins_http2(buffer):
+            if not self._version and buffer[0] == _P and self.begins_http2(buffer):
                 return False
             if buffer[0] in b"\r\n":  # blank lines before a request (RFC 9112 section 2.2)
                 size = len(buffer) - len(buffer.lstrip(b"\r\n"))

@@ -721,6 +721,7 @@ async def test_tasks_may_send_beside_each_other(meet: Any) -> None:
         body = (await peer.response()).body
         pieces = [body[start : start + 5_000] for start in range(0, len(body), 5_000)]
         assert sorted(pieces) == sorted([b"a" * 5_000, b"b" * 5_000, b"c" * 5_000] * 10)
+        assert len({piece[:1] for piece in pieces[:9]}) == 3  # nobody waits for another's end
 
 
 async def test_reset(meet: Any) -> None:

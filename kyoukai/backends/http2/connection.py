@@ -31,7 +31,7 @@ from h2.stream import H2Stream, StreamClosedBy, StreamInputs, StreamState
 from h2.windows import WindowManager
 from hpack import Encoder
 from hyperframe.exceptions import InvalidDataError, InvalidFrameError, InvalidPaddingError
-from hyperframe.frame import Frame, RstStreamFrame, WindowUpdateFrame
+from hyperframe.frame import Frame, RstStreamFrame
 
 from kyoukai.backends.http2.fields import SIZE_UPDATE, FieldDecoder
 from kyoukai.backends.http2.guard import ConnectionFault
@@ -64,6 +64,8 @@ _CONFIG = H2Configuration(
 )
 
 _SETTINGS_HEADER = re.compile(rb"[A-Za-z0-9_-]*")
+
+_MAY_RECEIVE = (StreamState.OPEN, StreamState.HALF_CLOSED_LOCAL)
 
 #: Blocks are encoded without any table, so that no connection needs an encoder of its own.
 _NO_ENCODER = Encoder()
@@ -199,6 +201,33 @@ class ServerConnection(H2Connection):
             raise ConnectionFault(ErrorCodes.FRAME_SIZE_ERROR, _sentence(error)) from None
         except ProtocolError as error:
             raise ConnectionFault(error.error_code, _sentence(error)) from None
+
+    def receive_part(self, stream_id: int, size: int, ends: int) -> bool:
+        """
+        Count DATA without padding, as ``receive_frame`` does, and note if the stream ends with it.
+
+        :param size: bytes of it
+        :param ends: not 0 if it is the last of its stream
+        :return: False if it is not quite in order, so that h2 must take it
+        """
+        stream = self.streams.get(stream_id)
+        if stream is None or stream.state_machine.state not in _MAY_RECEIVE:
+            return False
+        ours, its = self._inbound_flow_control_window_manager, stream._inbound_window_manager
+        if size > ours.current_window_size or size > its.current_window_size:
+            return False
+        ours.current_window_size -= size
+        its.current_window_size -= size
+        if ends:
+            stream.state_machine.process_input(StreamInputs.RECV_END_STREAM)
+        return True
+
+    def acknowledge(self, stream_id: int, size: int) -> None:
+        """Let the client send as many bytes more, on the stream and on the connection."""
+        self.refund(size)
+        increment = self.streams[stream_id]._inbound_window_manager.process_bytes(size)
+        if increment:
+            self._open_window(stream_id, increment)
 
     @property
     def open_inbound_streams(self) -> int:
@@ -356,9 +385,10 @@ class ServerConnection(H2Connection):
         """Give bytes back to the connection's window that no stream's application will take."""
         increment = self._inbound_flow_control_window_manager.process_bytes(size)
         if increment:
-            frame = WindowUpdateFrame(0)
-            frame.window_increment = increment
-            self._prepare_for_sending([frame])
+            self._open_window(0, increment)
+
+    def _open_window(self, stream_id: int, increment: int) -> None:
+        self._data_to_send += frame_head(4, 8, 0, stream_id) + struct.pack(">L", increment)
 
 
 #: What h2 and hyperframe mean by their errors. (Some of these say no more than a number.)

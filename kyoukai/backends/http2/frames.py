@@ -21,6 +21,8 @@ from kyoukai.backends.http2.sending import H2Sender
 if TYPE_CHECKING:
     from asphalt.core import Context
 
+    from kyoukai.backends.http2.state import H2State
+
 __all__ = ("HEADERS", "PREFACE", "PRIORITY_UPDATE", "FrameReceiver", "too_large")
 
 #: What a client's first bytes are (RFC 9113 section 3.4).
@@ -92,6 +94,14 @@ class FrameReceiver(H2Sender):
         """A header block is complete; ``ends`` is not 0 if nothing follows it."""
 
     @abstractmethod
+    def part(self, stream: H2State, data: bytes, size: int) -> None:
+        """Some of a body has come, which costs the client's window ``size`` bytes."""
+
+    @abstractmethod
+    def ended(self, stream: H2State) -> None:
+        """A request has ended."""
+
+    @abstractmethod
     def feed(self, frame: bytes) -> None:
         """Let h2 take a frame, and handle its events."""
 
@@ -151,6 +161,14 @@ class FrameReceiver(H2Sender):
                     int.from_bytes(data[position + 5 : position + 9]) & 0x7FFFFFFF,
                     data[position + 9 : stop],
                 )
+            elif (
+                kind == DATA
+                and length
+                and not data[position + 4] & PADDED
+                and self._block is None
+                and self._part(data, position, stop)
+            ):
+                pass
             else:
                 self._other_frame(kind, data[position:stop])
             position = stop
@@ -160,6 +178,18 @@ class FrameReceiver(H2Sender):
             self._needed = 9
         if position < end:
             self._input += data[position:] if position else data
+
+    def _part(self, data: bytes, position: int, stop: int) -> bool:
+        """Take a DATA frame; False if it is not quite in order, so that h2 must see it."""
+        stream = self.streams.get(int.from_bytes(data[position + 5 : position + 9]) & 0x7FFFFFFF)
+        ends = data[position + 4] & END_STREAM
+        size = stop - position - 9
+        if stream is None or not self.h2.receive_part(stream.stream_id, size, ends):
+            return False
+        self.part(stream, data[position + 9 : stop], size)
+        if ends and stream.stream_id in self.streams:  # it may have been broken by its length
+            self.ended(stream)
+        return True
 
     def _take_preface(self, data: bytes) -> int:
         """Take what is left of the client's preface; return how many bytes that were."""

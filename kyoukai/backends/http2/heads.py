@@ -173,24 +173,11 @@ def head_with_path(other: RequestHead, target: bytes) -> RequestHead | None:
     """
     if not _PATH.fullmatch(target) or other.method == "OPTIONS":
         return None
-    raw_path, _, query = target.partition(b"?")
-    return RequestHead(
-        other.method,
-        target,
-        raw_path,
-        decode_path(raw_path),
-        query,
-        other.scheme,
-        other.authority,
-        "2",
-        other.headers,
-        other.content_length,
-        None,
-        other.client,
-        other.server,
-        other.tls,
-        other.root_path,
-    )
+    head = other.copy()
+    head.target = target
+    head.raw_path, _, head.query = target.partition(b"?")
+    head.path = decode_path(head.raw_path)
+    return head
 
 
 def _join(name: bytes, before: bytes, value: bytes) -> bytes:

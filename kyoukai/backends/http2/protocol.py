@@ -137,8 +137,7 @@ class H2KyoukaiProtocol(H2Lifetime):
             self._later_block(stream_id, block, ends)
             return
         head: RequestHead | None = h2.decoder.known.get(block)
-        if head is None:
-            head = self._recall(block)
+        head = self._recall(block) if head is None else head.copy()
         fields = () if head is not None else self._decode(block)
         if stream_id > self._final_stream:
             # Opened before the client read that we are leaving: it will try elsewhere.
@@ -155,7 +154,7 @@ class H2KyoukaiProtocol(H2Lifetime):
             if head is None:
                 self._check_size(fields)
                 head = request_head(fields, self)
-                h2.decoder.remember(block, head)
+                h2.decoder.remember(block, head.copy())
             if ends and head.content_length:
                 raise ProtocolError(400, "The body is shorter than its Content-Length.")
         except ProtocolError as error:
@@ -283,8 +282,11 @@ class H2KyoukaiProtocol(H2Lifetime):
         stream = self.streams.get(event.stream_id or 0)
         if stream is None:
             self.h2.refund(size)
-            return
-        data = event.data or b""
+        else:
+            self.part(stream, event.data or b"", size)
+
+    def part(self, stream: H2State, data: bytes, size: int) -> None:
+        """Some of a body has come, which costs the client's window ``size`` bytes."""
         length = stream.head.content_length
         if length is not None and stream.received + len(data) > length and not stream.answered:
             self.h2.refund(size)
@@ -295,13 +297,16 @@ class H2KyoukaiProtocol(H2Lifetime):
     def stream_complete(self, event: events.StreamEnded) -> None:
         """A request has ended."""
         stream = self.streams.get(event.stream_id or 0)
-        if stream is None:
-            return
+        if stream is not None:
+            self.ended(stream)
+
+    def ended(self, stream: H2State) -> None:
+        """A request has ended."""
         length = stream.head.content_length
         if length is not None and stream.received != length and not stream.answered:
             self._break(stream, "The body is shorter than its Content-Length.")
             return
-        stream.stream_complete(event)
+        stream.stream_complete()
         if stream.answered:
             self.forget(stream.stream_id)
 
@@ -365,7 +370,7 @@ class H2KyoukaiProtocol(H2Lifetime):
         if self.is_lost or self._deaf:
             return
         if stream.receiving is OPEN and not stream.answered and stream.stream_id in self.streams:
-            self.h2.acknowledge_received_data(size, stream.stream_id)
+            self.h2.acknowledge(stream.stream_id, size)
         else:
             self.h2.refund(size)
         if self.h2._data_to_send:

@@ -405,6 +405,8 @@ class H2Sender(BaseProtocol):
     def reset(self, stream: StreamState, error: str) -> None:
         """Give a stream up, so that the client cannot take what it got for a whole answer."""
         state: H2State = stream  # type: ignore[assignment]
+        if state.stream_id not in self.streams:
+            return
         cancelled = error == "cancelled"
         self._reset(state, ErrorCodes.CANCEL if cancelled else ErrorCodes.INTERNAL_ERROR)
 

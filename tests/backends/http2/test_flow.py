@@ -180,6 +180,7 @@ async def abandoning(stream: StreamState) -> None:
     "way",
     [
         "leave",
+        "leave-at-once",
         "leave-half",
         "leave-late",
         "early",
@@ -204,6 +205,8 @@ async def test_abandoned_uploads_are_refunded(way: str) -> None:
         for _ in range(40):
             exchange = client.begin("POST", f"/{way}", headers.get(way, ()))
             exchange.data(bytes(ABANDONED))
+            if way == "leave-at-once":  # before the task has begun
+                exchange.reset()
             for _ in range(20):  # as the credit returns, and no longer than it should take
                 if exchange.reset_code is not None or not exchange.waiting:
                     break
@@ -246,6 +249,30 @@ async def test_an_upload_that_was_reset_is_refunded_once() -> None:
 
 
 # -- Answers and windows -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("size", [1, 16_383, 16_384, 16_385, 65_535, 65_536, 65_537, 131_072])
+async def test_bodies_at_the_edges_of_frames_and_windows(size: int) -> None:
+    body = distinct(size)
+
+    async def app(stream: StreamState) -> None:
+        if stream.head.path == "/":
+            await stream.send_response(200, (), body)
+            return
+        stream.send_head(200, ())
+        await stream.send_data(body)
+        await stream.end()
+
+    for window in (16_384, 65_535, 1 << 20):
+        windows = {"window": window, "connection_window": max(window, 65_535)}
+        async with serving_client(app, windows) as (_, client, _):
+            for target in ("/", "/streamed"):
+                assert (await client.get(target)).body == body
+            exchanges = [client.request(target="/"), client.request(target="/streamed")]
+            for exchange in exchanges:
+                assert (await exchange.finished()).body == body
+            frames = [x for x in client.frames if x.kind == f.DATA]
+            assert max(len(frame.payload) for frame in frames) <= 16_384
 
 
 async def test_an_update_of_the_connections_window_wakes_every_stream() -> None:

@@ -247,7 +247,7 @@ async def test_a_buffer_may_be_used_again() -> None:
         client = Prober(server)
         client.send(headers(1), settings({4: 9}), headers(3))
         await client.settle()
-        client.send(window_update(3, 9))
+        client.send(window_update(1, 9), window_update(3, 9))
         seen = await client.settle()
         assert seen.body(1) == seen.body(3) == b"first second"
 
@@ -318,7 +318,7 @@ ABANDONED = {
     "reset": (never_reads, None, lambda n: rst_stream(n)),
     "reset-padded": (never_reads, 255, lambda n: rst_stream(n)),
     "padded": (reads_all, 255, lambda n: data(n, end=True)),
-    "too-long": (never_reads, None, lambda n: data(n, b"x" * 1001)),
+    "too-long": (never_reads, None, lambda n: data(n, b"x" * 16001)),
     "answered-early": (answers_early, None, lambda n: data(n, end=True)),
     "answered-early-and-reset": (answers_early, 9, lambda n: rst_stream(n)),
     "not-read": (answers_late_and_reads_not, None, lambda n: data(n, end=True)),

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import random
 import struct
 from typing import Any
 
+import hpack
 import pytest
 
 from kyoukai.app import Kyoukai
@@ -306,6 +308,65 @@ async def test_trailers_that_may_not_be(trailers: bytes) -> None:
         client.send(f.headers(3))
         await stage.answer()
         assert (await client.answer(3))[0] == 200
+
+
+def static_names(pairs: list[tuple[bytes, bytes]], never: bool) -> bytes:
+    """A block of literals whose names are from the static table where it has them."""
+    numbers = {b":authority": 1, b":method": 2, b":path": 4, b":scheme": 6, b"accept": 19}
+    block = b""
+    for name, value in pairs:
+        number = numbers.get(name)
+        if number is None:
+            block += f.literals([(name, value)])
+        else:
+            first = 0x10 * never | min(number, 15)
+            rest = b"" if number < 15 else bytes([number - 15])
+            block += bytes([first]) + rest + f.literals([(b"", value)])[2:]
+    return block
+
+
+@pytest.mark.parametrize("seed", range(3))
+async def test_heads_are_what_was_sent_however_they_were_encoded(seed: int) -> None:
+    """
+    Whole blocks, or all of them but the path, may have come before, under another table.
+
+    What a handler does to its head is no other request's business.
+    """
+    chance = random.Random(seed)
+    seen: list[tuple[bytes, list[tuple[bytes, bytes]]]] = []
+
+    async def app(stream: StreamState) -> None:
+        seen.append((stream.head.target, list(stream.head.headers)))
+        stream.head.headers.append((b"x-added", b"by a handler"))
+        await stream.send_response(200, ())
+
+    async with serving(app) as (_, client):
+        encoder = hpack.Encoder()
+        paths = [b"/", b"/index.html", b"/a?b=c", b"/%20", b"/" + b"long" * 50]
+        extras = [
+            (b"accept", b"*/*"),
+            (b"accept", b"a/b"),
+            (b"x-a", b"1"),
+            (b"x-a", b"2"),
+            (b"x-b", b""),
+        ]
+        for number in range(1, 1201, 2):
+            path = chance.choice(paths) if chance.random() < 0.8 else b"/%d" % number
+            extra = [pair for pair in extras if chance.random() < 0.3]
+            pairs = f.request(path, extra=extra)
+            way = chance.randrange(5)
+            if chance.random() < 0.02:
+                encoder.header_table_size = chance.choice([0, 100, 4096])
+                way = 0
+            if way < 2:
+                block = encoder.encode(pairs, huffman=bool(way))
+            elif way == 2:
+                block = f.literals(pairs)
+            else:
+                block = static_names(pairs, never=way == 4)
+            client.send(f.frame(f.HEADERS, f.END_HEADERS | f.END_STREAM, number, block))
+            assert (await client.answer(number))[0] == 200
+            assert seen.pop() == (path, [(b"host", b"localhost"), *extra])
 
 
 @pytest.mark.parametrize("size", [1, 7, 1000])
