@@ -43,7 +43,10 @@ class ServerConfig:
     """Path of the certificate's private key, PEM."""
 
     ciphers: str = "ECDHE+AESGCM:ECDHE+CHACHA20"
-    """Cipher suites of TLS 1.2, in OpenSSL's notation. TLS 1.3 has its own, which are all sound."""
+    """
+    Cipher suites of TLS 1.2, in OpenSSL's notation. TLS 1.3 has its own, which are all sound. Where
+    HTTP/2 is offered, suites that it prohibits (RFC 9113 appendix A) are refused at the start.
+    """
 
     tls_handshake_timeout: float = 10.0
     """Seconds that a client has to finish its TLS handshake."""

@@ -411,6 +411,16 @@ class BaseProtocol(asyncio.Protocol, ABC):
         else:
             self.transport.abort()
 
+    def close_output(self) -> bool:
+        """Close our direction alone; False where that cannot be, as over TLS."""
+        if self.tls is not None or not self.transport.can_write_eof():
+            return False
+        try:
+            self.transport.write_eof()
+        except OSError:
+            pass  # the client has reset the connection, which the transport is about to learn
+        return True
+
     def abort(self) -> None:
         """Cut the connection at once, with a reset, so that nothing looks like an orderly end."""
         sock = self.transport.get_extra_info("socket")

@@ -304,8 +304,7 @@ class Http1Protocol(BaseProtocol):
         if self._half_closed:
             self.close()
             return
-        if self.tls is None and self.transport.can_write_eof():
-            self.transport.write_eof()
+        self.close_output()
         if self.transport.get_write_buffer_size():
             self.watch_writes()
         self.set_read_deadline(self.config.linger_timeout)

@@ -303,6 +303,11 @@ class ServerConnection(H2Connection):
 
     # -- Streams that h2 need not know of ------------------------------------------------------
 
+    def open(self, stream_id: int) -> list[Event]:
+        """Open a stream whose request goes on after its head."""
+        self.open_lightly(stream_id)
+        return self._make_stream(stream_id).state_machine.process_input(StreamInputs.RECV_HEADERS)
+
     def open_lightly(self, stream_id: int) -> None:
         """Note that a stream was opened by a request without a body."""
         self.highest_inbound_stream_id = stream_id
@@ -340,7 +345,6 @@ class ServerConnection(H2Connection):
         :param end_stream: whether nothing follows
         :param interim: whether it is a response that another one follows
         """
-        self.state_machine.process_input(ConnectionInputs.SEND_HEADERS)
         machine = self.streams[stream_id].state_machine
         machine.process_input(
             StreamInputs.SEND_INFORMATIONAL_HEADERS if interim else StreamInputs.SEND_HEADERS
@@ -357,6 +361,11 @@ class ServerConnection(H2Connection):
                 flags |= 4
             self._data_to_send += frame_head(len(piece), kind, flags, stream_id) + piece
             kind, flags = 9, 0
+
+    def stream_window(self, stream_id: int) -> int:
+        """Return how many bytes of DATA the stream's own window lets it send."""
+        stream = self.streams.get(stream_id)
+        return self.peer_window if stream is None else stream.outbound_flow_control_window
 
     def window(self, stream_id: int) -> int:
         """Return how many bytes of DATA the stream may send now."""

@@ -5,6 +5,7 @@ How an HTTP/2 connection ends: by its own errors, by a GOAWAY in two steps, or f
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 from typing import TYPE_CHECKING
 
 from h2.errors import ErrorCodes
@@ -82,9 +83,13 @@ class H2Lifetime(FrameReceiver):
         super().lose(stream)
         if task is not None:
             self._ending.add(task)
-            task.add_done_callback(self._ending.discard)
+            task.add_done_callback(partial(self._task_ended, stream))
         if self._logs_access and not over:
             self.component.log_access(stream)
+
+    def _task_ended(self, stream: StreamState, task: asyncio.Task[None]) -> None:
+        self._ending.discard(task)
+        stream.close()  # one that had not begun has not done it itself
 
     # -- In good order -------------------------------------------------------------------------
 
@@ -135,9 +140,7 @@ class H2Lifetime(FrameReceiver):
         self._lose_all()
         if self.is_lost or self.transport.is_closing():
             return
-        if self.tls is None and self.transport.can_write_eof():
-            self.transport.write_eof()
-        else:
+        if not self.close_output():
             self._end_by = self.loop.time() + wait
             wait = min(wait, _LAST_CALL)  # more while something comes
         if self.transport.get_write_buffer_size():

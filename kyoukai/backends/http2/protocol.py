@@ -167,7 +167,7 @@ class H2KyoukaiProtocol(H2Lifetime):
             self._open(stream_id, head, ends, interface)
         else:
             self._received = (head, interface)
-            self._feed_block(stream_id, ends)
+            self._dispatch(h2.open(stream_id))
 
     def _recall(self, block: bytes) -> RequestHead | None:
         """Return the head of a request that differs from an earlier one in its path alone."""
@@ -254,12 +254,15 @@ class H2KyoukaiProtocol(H2Lifetime):
         """Let h2 take a frame, and handle its events."""
         h2 = self.h2
         provoked = h2.provoked_resets
-        for event in h2.receive_frame(frame):
+        self._dispatch(h2.receive_frame(frame))
+        for _ in range(h2.provoked_resets - provoked):
+            self.count_reset()
+
+    def _dispatch(self, happened: list[events.Event]) -> None:
+        for event in happened:
             handler = _HANDLERS.get(type(event))
             if handler is not None:
                 handler(self, event)
-        for _ in range(h2.provoked_resets - provoked):
-            self.count_reset()
 
     def request_received(self, event: events.RequestReceived) -> None:
         """A request with a body has begun."""
@@ -288,7 +291,7 @@ class H2KyoukaiProtocol(H2Lifetime):
     def part(self, stream: H2State, data: bytes, size: int) -> None:
         """Some of a body has come, which costs the client's window ``size`` bytes."""
         length = stream.head.content_length
-        if length is not None and stream.received + len(data) > length and not stream.answered:
+        if length is not None and stream.received + len(data) > length:
             self.h2.refund(size)
             self._break(stream, "The body is longer than its Content-Length.")
             return

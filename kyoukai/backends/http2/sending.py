@@ -125,14 +125,14 @@ class H2Sender(BaseProtocol):
         self, stream: StreamState, status: int, headers: Sequence[Header], body: Payload
     ) -> None:
         """Send a whole response, as HEADERS and DATA in one write if it is of ordinary size."""
-        if type(headers) is tuple and type(body) is bytes:
+        if type(headers) is tuple and type(body) is bytes and stream.receiving is CLOSED:
             size = len(body)
             h2 = self.h2
+            stream_id = stream.stream_id  # type: ignore[attr-defined]
             if (
                 size <= MAX_FRAME_SIZE
-                and not stream.adopted  # type: ignore[attr-defined]
-                and size <= h2.peer_window
                 and size <= h2.outbound_flow_control_window
+                and size <= h2.stream_window(stream_id)
                 and not self.write_paused
                 and not self._scheduler
                 and not h2.block_prefix
@@ -140,7 +140,6 @@ class H2Sender(BaseProtocol):
             ):
                 block = self._blocks.whole(status, headers, size)
                 if block is not None and len(block) <= MAX_FRAME_SIZE:
-                    stream_id = stream.stream_id  # type: ignore[attr-defined]
                     h2.outbound_flow_control_window -= size
                     stream.status = status
                     stream.bytes_sent = size
@@ -213,33 +212,30 @@ class H2Sender(BaseProtocol):
     async def end(self, stream: StreamState, trailers: Sequence[Header]) -> None:
         """Finish the response."""
         state = self.adopted(stream)
-        await self._after_others(state)
-        if trailers:
-            self.h2.send_block(state.stream_id, block_of(trailers), end_stream=True)
-        else:
-            self.h2.count_data(state.stream_id, 0, end_stream=True)
-            self._put(0, frame_head(0, _DATA, _END_STREAM, state.stream_id))
-        self._response_complete(state)
+        async with state.sender:
+            self._check_open(state)
+            if trailers:
+                self.h2.send_block(state.stream_id, block_of(trailers), end_stream=True)
+            else:
+                self.h2.count_data(state.stream_id, 0, end_stream=True)
+                self._put(0, frame_head(0, _DATA, _END_STREAM, state.stream_id))
+            self._response_complete(state)
 
     async def _send(self, stream: H2State, data: Payload, end_stream: bool = False) -> None:
-        await self._after_others(stream)
         view = memoryview(data)
         size = len(view)
-        for start in range(0, size, _SLICE):
-            stream.unsent = view[start : start + _SLICE]
-            stream.ends = end_stream and start + _SLICE >= size
-            if not (self._scheduler or self.write_paused):
-                while stream.unsent and self._write_frame(stream):
-                    pass
-            if stream.unsent:
-                await self.sending_loop(stream.stream_id)
+        async with stream.sender:  # tasks that send on one stream take turns, piece by piece
+            self._check_open(stream)
+            for start in range(0, size, _SLICE):
+                stream.unsent = view[start : start + _SLICE]
+                stream.ends = end_stream and start + _SLICE >= size
+                if not (self._scheduler or self.write_paused):
+                    while stream.unsent and self._write_frame(stream):
+                        pass
+                if stream.unsent:
+                    await self.sending_loop(stream.stream_id)
 
-    async def _after_others(self, stream: H2State) -> None:
-        """Wait while other tasks send on the stream, so that no piece gets into another."""
-        while stream.turn is not None:
-            waiter = self.loop.create_future()
-            stream.others += (waiter,)
-            await waiter
+    def _check_open(self, stream: H2State) -> None:
         if stream.stream_id not in self.streams:
             raise PeerGone
 
@@ -284,10 +280,6 @@ class H2Sender(BaseProtocol):
             finally:
                 stream.turn = None
                 self._scheduler.discard(stream)
-                others, stream.others = stream.others, ()
-                for waiter in others:
-                    if not waiter.done():
-                        waiter.set_result(None)
         if stream is None or stream_id not in self.streams:
             raise PeerGone
 
@@ -409,7 +401,6 @@ class H2Sender(BaseProtocol):
             return
         cancelled = error == "cancelled"
         self._reset(state, ErrorCodes.CANCEL if cancelled else ErrorCodes.INTERNAL_ERROR)
-
         if self._logs_access:
             self.component.log_access(stream)
 

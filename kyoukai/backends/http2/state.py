@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -12,8 +13,6 @@ from kyoukai.backends.http2.priority import DEFAULT_PRIORITY, Priority, parse_pr
 from kyoukai.stream import CLOSED, IDLE, RequestHead, StreamState
 
 if TYPE_CHECKING:
-    import asyncio
-
     from kyoukai.backends.http2.protocol import H2KyoukaiProtocol
 
 __all__ = ("H2State",)
@@ -38,13 +37,12 @@ class H2State(StreamState):
     ends: bool = False
     #: Done when ``unsent`` is sent.
     turn: asyncio.Future[None] | None = None
-    #: What other tasks that send on the stream wait for.
-    others: tuple[asyncio.Future[None], ...] = ()
     #: ``bytes_sent`` when the server last looked whether the client takes anything.
     looked_at: int = -1
     #: Seconds in which the server has asked for the body.
     asked: float = 0.0
 
+    _sender: asyncio.Lock | None = None
     _priority: Priority | None = None
     _headers: list[tuple[str, str]] | None = None
 
@@ -93,6 +91,13 @@ class H2State(StreamState):
     @priority.setter
     def priority(self, priority: Priority) -> None:
         self._priority = priority
+
+    @property
+    def sender(self) -> asyncio.Lock:
+        """Held by the task that sends a piece of the answer."""
+        if self._sender is None:
+            self._sender = asyncio.Lock()
+        return self._sender
 
     @property
     def answered(self) -> bool:

@@ -90,6 +90,7 @@ async def test_the_last_stream_of_a_goaway_never_grows() -> None:
         seen = await client.settle()
         assert [each.number for each in seen.goaways] == [2**31 - 1, 1, 1]
         assert seen.codes == [NO_ERROR, NO_ERROR, FRAME_SIZE_ERROR]
+        assert stage.streams.empty(), "a stream that will be sent again elsewhere was served"
 
 
 # -- The beginning -----------------------------------------------------------------------------

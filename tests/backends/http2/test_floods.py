@@ -243,6 +243,10 @@ CONTROL: dict[str, bytes] = {
     "window-update": window_update(0, 1),
     "window-update-of-a-stream": window_update(1, 1),
     "window-update-of-a-closed-stream": window_update(3, 1),
+    "window-update-of-a-reset-stream": window_update(5, 1),
+    "data-of-a-reset-stream": data(5, b"x"),
+    "end-of-a-reset-stream": data(5, end=True),
+    "trailers-of-a-reset-stream": headers(5),
 }
 
 
@@ -251,7 +255,7 @@ async def test_floods_of_control_frames(each: bytes, still: Any) -> None:
     stage = Stage()
     async with h2_server(stage) as server:
         client = Prober(server)
-        client.send(headers(1, POST, end=False), headers(3))
+        client.send(headers(1, POST, end=False), headers(3), headers(5, GET[:3]))
         await stage.next()
         await stage.answer()
         await turns()
@@ -331,9 +335,9 @@ async def test_an_honest_client_trips_nothing(still: Any) -> None:
         numbers = count(1, 2)
         ended = 0
         for _ in range(500):
-            frames = [window_update(0, 10_000), frame(PING, 0, 0, b"honestly")]
+            frames = [frame(PING, 0, 0, b"honestly")]
             for number in islice(numbers, 100):
-                frames += [headers(number), window_update(number, 100)]
+                frames += [headers(number), window_update(number, 100), window_update(0, 100)]
             client.send(*frames)
             await turns(2)
             # The heads of DATA frames that end a stream: counted, as parsing all would take long.

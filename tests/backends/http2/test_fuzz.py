@@ -338,6 +338,7 @@ class Referee(Prober):
         self.strict = True
         self.last_goaway = 2**31 - 1
         super().__init__(*arguments, **options)
+        del self.initial[1:]  # as the greeting is acknowledged by now
 
     def send(self, *frames: bytes) -> None:
         for each in frames:

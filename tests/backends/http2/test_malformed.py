@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from ..frames import (
+    COMPRESSION_ERROR,
     END_HEADERS,
     END_STREAM,
     GET,
@@ -35,8 +36,10 @@ from .trial import (
     Prober,
     feeds,
     h2_server,
+    in_parts,
     incremental,
     indexed,
+    integer,
     post,
     table,
     table_size,
@@ -233,6 +236,59 @@ async def test_a_malformed_head_leaves_the_dynamic_table_right(feed: Feed) -> No
         assert seen.resets == {5: [PROTOCOL_ERROR]}
         assert seen.status(9) == 200
         assert (b"x-kept", b"1") in app.heads[0].headers
+
+
+async def test_the_same_bytes_mean_another_head_when_the_table_has_changed() -> None:
+    """What was decoded before may be remembered, but only as long as its table is the same."""
+    app = Mirror()
+    async with h2_server(app) as server:
+        client = Prober(server)
+
+        def send(number: int, more: bytes) -> None:
+            client.send(frame(HEADERS, END_HEADERS | END_STREAM, number, literals(GET) + more))
+
+        send(1, incremental(b"x-user", b"alice"))
+        send(3, indexed(62))
+        send(5, indexed(62))
+        send(7, incremental(b"x-user", b"bob"))
+        send(9, indexed(62))
+        send(11, indexed(63))
+        client.send(headers(13))
+        client.send(frame(HEADERS, 5, 15, table_size(0) + literals(GET)))
+        await client.settle()
+        users = [head.get(b"x-user") for head in app.heads]
+        alice, bob = b"alice", b"bob"
+        assert users == [alice, alice, alice, bob, bob, alice, None, None]
+        send(17, indexed(62))  # there is none any more
+        assert (await client.settle()).codes == [COMPRESSION_ERROR]
+
+
+@pytest.mark.parametrize("prefix", [b"\x04", b"\x14", b"\0\5:path"])
+async def test_paths_are_told_apart_however_alike_the_rest_is(prefix: bytes) -> None:
+    """Heads that differ in their path alone may be made from one another; the path may not."""
+    app = Mirror()
+    base = [pair for pair in GET if pair[0] != b":path"]
+    paths = [b"/", b"/a", b"/a?b=c", b"/%41%2f", b"/\xc3\xa9", b"/a b", b"", b"x", b"/\r\n", b"/c"]
+    paths += [b"http://evil/", b"/" + b"x" * 8192, b"*", b"/#", b"/d", b"/" + b"y" * 100]
+    async with h2_server(app) as server:
+        client = Prober(server)
+        for number, path in enumerate(paths):
+            value = integer(len(path), 7) + path
+            block = literals(base[:1]) + prefix + value + literals([*base[1:], (b"x-a", b"/b")])
+            client.send(in_parts(2 * number + 1, block))
+        seen = await client.settle()
+        for number, path in enumerate(paths):
+            stream = 2 * number + 1
+            if len(path) > 8192:
+                assert seen.status(stream) == 414
+            elif path[:1] != b"/" or b" " in path or b"\r" in path:
+                assert seen.resets[stream] == [PROTOCOL_ERROR], path
+            else:
+                assert seen.body(stream) == b"GET %b " % path.partition(b"?")[0].partition(b"#")[0]
+        assert [head.target for head in app.heads] == [
+            path for number, path in enumerate(paths) if seen.status(2 * number + 1) == 200
+        ]
+        assert all(head.get(b"x-a") == b"/b" for head in app.heads)
 
 
 # -- Heads that get an answer ------------------------------------------------------------------

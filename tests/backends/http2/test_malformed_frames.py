@@ -185,6 +185,7 @@ FATAL: dict[str, tuple[bytes, tuple[int, ...]]] = {
     "huffman-long-padding": (block(BLOCK + b"\0\1a\x82\x1f\xff"), COMPRESSION),
     "huffman-padding-of-zeros": (block(BLOCK + b"\0\1a\x81\x18"), COMPRESSION),
     "table-too-large": (block(table_size(4097) + BLOCK), COMPRESSION),
+    "table-size-thrice": (block(table_size(0) * 3 + BLOCK), COMPRESSION),
     "table-size-late": (block(BLOCK + table_size(0)), COMPRESSION),
     "broken-trailers": (block(indexed(99), 3), COMPRESSION),
     "fragments-too-large": (

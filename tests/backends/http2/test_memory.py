@@ -16,6 +16,7 @@ from typing import Any
 import hpack
 import pytest
 
+from kyoukai.backends.http2.priority import Priority, Scheduler
 from kyoukai.stream import StreamState
 
 from ..frames import (
@@ -32,7 +33,7 @@ from ..frames import (
     settings,
     window_update,
 )
-from ..support import Stage, turns
+from ..support import Mirror, Stage, turns
 from .trial import Prober, h2_server, incremental, largest, library, table
 
 BLOCK = literals(GET)
@@ -86,6 +87,25 @@ async def test_late_frames_for_streams_long_forgotten() -> None:
         seen = await client.settle()
         assert len(seen.answers) == 2001
         assert not seen.goaways
+
+
+async def test_an_endless_contest_of_two_streams_leaves_nothing_behind() -> None:
+    stage = Stage()
+    async with h2_server(stage) as server:
+        client = Prober(server)
+        for number, priority in (1, b"u=0"), (3, b"u=7"), (5, b"u=7, i"):
+            client.send(headers(number, request(extra=[(b"priority", priority)])))
+        scheduler = Scheduler()
+        streams: list[Any] = [await stage.next() for _ in range(3)]
+        for stream in streams:
+            scheduler.add(stream)
+        for turn in range(20_000):
+            scheduler.add(scheduler.next())
+            streams[1].priority = Priority(turn % 8)
+            scheduler.add(streams[1])
+        assert largest(client.protocol, scheduler)[0] < 1000
+        client.transport.lose()
+        await turns()
 
 
 async def test_unknown_settings_are_not_kept() -> None:
@@ -175,14 +195,14 @@ async def test_changes_of_the_table_are_announced(sizes: list[int]) -> None:
 LARGE = settings({4: 2**31 - 1}) + window_update(0, 2**31 - 1 - 65535)
 
 
-@pytest.mark.parametrize("whole", [True, False])
-@pytest.mark.parametrize("number", [1, 20])
-async def test_a_window_of_two_gigabytes_fills_no_memory(whole: bool, number: int) -> None:
+@pytest.mark.parametrize("size", [33_000_000, 16_000, 0])
+@pytest.mark.parametrize("number", [1, 20, 100])
+async def test_a_window_of_two_gigabytes_fills_no_memory(size: int, number: int) -> None:
     """What waits is bounded by our own buffers: 64 KiB a stream, and the transport's."""
-    body = bytes(33_000_000)
+    body = bytes(size)
 
     async def app(stream: StreamState) -> None:
-        if whole:
+        if size:
             await stream.send_response(200, (), body)
             return
         stream.send_head(200, ())
@@ -253,6 +273,19 @@ async def test_a_buffer_may_be_used_again() -> None:
 
 
 # -- What is given back ------------------------------------------------------------------------
+
+
+async def test_what_is_on_its_way_to_a_stream_that_was_reset_is_given_back() -> None:
+    async with h2_server(Mirror()) as server:
+        client = Prober(server)
+        uploader = Uploader(client, 1048576)
+        await uploader.settle()
+        for number in range(1, 81, 2):
+            client.send(headers(number, GET[:3], end=False))
+            uploader.upload(number, 64_000, 50)
+            await uploader.settle()
+        assert uploader.window >= HALF
+        assert len(client.seen.resets) == 40
 
 
 class Uploader:

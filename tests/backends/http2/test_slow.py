@@ -177,3 +177,15 @@ async def test_what_lingers_takes_nothing_in(still: Any) -> None:
         client.transport.feed_eof()
         await turns()
         assert not server.connections.open
+
+
+async def test_the_end_of_a_client_is_heard_although_reading_was_paused(still: Any) -> None:
+    async with h2_server(Mirror(), h2_control_burst=10**6) as server:
+        client = Prober(server)
+        client.transport.hold()
+        while client.transport.is_reading():
+            client.send(frame(PING, 0, 0, bytes(8)) * 100)
+        client.protocol.close()
+        client.transport.feed_eof()
+        await turns()
+        assert not server.connections.open

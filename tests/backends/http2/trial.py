@@ -132,7 +132,7 @@ def h2_server(app: Any, **settings: Any) -> MemoryServer:
     return MemoryServer(app, H2KyoukaiProtocol, **settings)
 
 
-def reachable(root: Any) -> Iterator[Any]:
+def reachable(root: Any, *others: Any) -> Iterator[Any]:
     """Yield every object that a connection holds, but not what it shares with others."""
     shared = (
         root._blocks,
@@ -144,7 +144,7 @@ def reachable(root: Any) -> Iterator[Any]:
         root.transport,
     )
     seen = {id(each) for each in shared}
-    waiting = [root]
+    waiting = [root, *others]
     while waiting:
         each = waiting.pop()
         if id(each) in seen or isinstance(each, type):
@@ -159,10 +159,10 @@ def reachable(root: Any) -> Iterator[Any]:
         waiting.extend(gc.get_referents(each))
 
 
-def largest(protocol: Any) -> tuple[int, str]:
+def largest(protocol: Any, *others: Any) -> tuple[int, str]:
     """Return the length of the longest container that a connection holds, and what is in it."""
     found = (0, "")
-    for each in reachable(protocol):
+    for each in reachable(protocol, *others):
         if isinstance(each, dict | list | set | tuple | frozenset) or type(each).__name__ in (
             "deque",
             "OrderedDict",
