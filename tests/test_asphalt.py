@@ -137,8 +137,8 @@ def test_backends(backend: str) -> None:
 
 
 def test_the_label_names_backend_and_interface() -> None:
-    assert KyoukaiComponent("a:b").server.label == "httptools, kyoukai"
-    component = KyoukaiComponent("a:b", backend="kyoukai.backends.httptools_")
+    assert KyoukaiComponent("a:b").server.label == "httptools, http2, kyoukai"
+    component = KyoukaiComponent("a:b", backend="kyoukai.backends.httptools_", http2=False)
     assert component.server.label == "httptools, kyoukai"
 
 
@@ -301,7 +301,7 @@ async def test_a_protocol_class_of_the_users() -> None:
         protocol_class = Protocol
 
     component = Site(make_app(), port=0)
-    assert component.server.label == "Protocol, kyoukai"
+    assert component.server.label == "Protocol, http2, kyoukai"
     async with started(component) as ctx:
         assert await fetch(component.server.port) == b"hello"
         assert seen == [(component, ctx)]
@@ -410,7 +410,7 @@ async def published_name(ctx: Context) -> str:
 async def test_a_resource_that_never_comes_is_reported(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr("kyoukai.asphalt._RESOURCE_TIMEOUT", 0.01)
+    monkeypatch.setattr("kyoukai.server.injection._TIMEOUT", 0.01)
     component = KyoukaiComponent(make_injected_app([]), port=0)
     async with started(component):
         assert await fetch(component.server.port) == b"hello"
@@ -459,9 +459,11 @@ def test_components_are_found_in_a_configuration() -> None:
             "other": {"type": StoreComponent},
             "unknown": {},
             "inner": {"type": ContainerComponent, "components": {"web": {"type": "kyoukai"}}},
+            "kyoukai_http2": {},
         },
     }
-    assert [name for name, _ in find_components(config)] == ["kyoukai", "site", "web"]
+    found = [name for name, _ in find_components(config)]
+    assert found == ["kyoukai", "site", "web", "kyoukai_http2"]
     assert [name for name, _ in find_components({"type": "kyoukai"})] == ["kyoukai"]
 
 

@@ -11,11 +11,14 @@ import socket
 import ssl
 import subprocess
 import sys
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from h2client import ANY_STREAM, H2Client, connect_h2, get_h2
 from support import Program, connect, get, only_line
 
 from kyoukai import __version__
@@ -116,7 +119,7 @@ def test_a_target_is_served_and_stops(start: Start, loop: str) -> None:
     running = start("run", "app:app", "--bind", "127.0.0.1:0", "--loop", loop)
     line = running.wait_for("Kyoukai")
     found = re.fullmatch(
-        r"Kyoukai listening on http://127\.0\.0\.1:(\d+) \(httptools, kyoukai\)", line
+        r"Kyoukai listening on http://127\.0\.0\.1:(\d+) \(httptools, http2, kyoukai\)", line
     )
     assert found is not None
     port = int(found[1])
@@ -206,12 +209,49 @@ def test_several_addresses_and_tls(start: Start, folder: Path, certificates: Cer
         client.sendall(b"GET / HTTP/1.0\r\n\r\n")
         assert client.makefile("rb").read().endswith(b"hello")
     assert secure.startswith("https://127.0.0.1:")
+    assert running.stderr.count(" (httptools, http2, kyoukai)\n") == 3
     context = certificates.trusting("a")
     assert get(int(secure.rpartition(":")[2]), context=context) == (200, b"hello")
+    assert get_h2(int(secure.rpartition(":")[2]), context=context) == (200, b"hello")
+    assert get_h2(int(plain.rpartition(":")[2])) == (200, b"hello")
     running.signal()
     assert running.finish() == 0
     assert running.output() == "begin\nend\n"
     assert not (folder / "app.sock").exists()
+
+
+def test_http2_alone(start: Start, folder: Path, certificates: Certificates) -> None:
+    (folder / "config.yaml").write_text("component: {type: kyoukai_http2, app: 'app:app'}\n")
+    running = start(
+        *("run", "config.yaml", "--tls-bind", "127.0.0.1:0", "--bind", "127.0.0.1:0"),
+        *("--certfile", certificates.path("a.pem"), "--keyfile", certificates.path("a-key.pem")),
+        *("--set", "h2_max_concurrent_streams=7"),
+    )
+    plain, secure = running.urls(2)
+    assert running.stderr.count(" (http2, kyoukai)\n") == 2
+    assert get_h2(int(plain.rpartition(":")[2])) == (200, b"hello")
+    client = connect_h2(int(secure.rpartition(":")[2]), certificates.trusting("a"))
+    assert client.get("/") == (200, b"hello")
+    assert client.max_streams == 7
+    client.close()
+    running.signal()
+    assert running.finish() == 0
+    assert running.output().count('"GET / HTTP/2" 200 5 ') == 2
+
+
+def test_http2_turned_off(start: Start, folder: Path) -> None:
+    (folder / "config.yaml").write_text(
+        "component: {type: kyoukai, app: 'app:app', port: 0, http2: false}\n"
+    )
+    running = start("run", "config.yaml")
+    port = running.port()
+    assert running.stderr.endswith(" (httptools, kyoukai)\n")
+    assert get(port) == (200, b"hello")
+    with connect(port) as client:
+        client.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n")
+        assert client.makefile("rb").read().startswith(b"HTTP/1.1 505 ")
+    running.signal()
+    assert running.finish() == 0
 
 
 def test_settings_of_the_command_line_come_first(start: Start, folder: Path) -> None:
@@ -265,6 +305,83 @@ def test_a_slow_answer_is_finished(start: Start, loop: str) -> None:
     assert b"connection: close" in answer.lower()
     assert running.finish() == 0
     assert running.output().splitlines()[-1] == "end"
+
+
+@pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
+@pytest.mark.parametrize("secure", [False, True])
+def test_no_request_is_lost_under_load(
+    start: Start, certificates: Certificates, loop: str, secure: bool
+) -> None:
+    """Clients that go on asking over HTTP/2 until they are told to stop get all they asked for."""
+    pair = ("--certfile", certificates.path("a.pem"), "--keyfile", certificates.path("a-key.pem"))
+    running = start(
+        *("run", "app:app", "--tls-bind" if secure else "--bind", "127.0.0.1:0"),
+        *(pair if secure else ()),
+        *("--loop", loop, "--no-access-log"),
+    )
+    port = running.port()
+    busy = threading.Barrier(4)
+
+    def load() -> H2Client:
+        client = connect_h2(port, certificates.trusting("a") if secure else None)
+        waiting = {client.request("/slow")} | {client.request("/users/7") for _ in range(10)}
+        warm = False
+        while waiting and client.read():
+            if not warm and len(client.answers) >= 100:
+                warm = True
+                busy.wait(30)
+            over = {stream for stream in waiting if client.answers[stream].is_whole}
+            waiting -= over
+            if not client.goaways:
+                waiting |= {client.request("/users/7") for _ in over}
+        while client.read():
+            pass
+        client.close()
+        return client
+
+    with ThreadPoolExecutor() as pool:
+        loads = [pool.submit(load) for _ in range(3)]
+        busy.wait(30)
+        running.signal()
+        clients = [each.result() for each in loads]
+    for client in clients:
+        assert client.goaways == [(ANY_STREAM, 0), (max(client.answers), 0)]
+        for stream, answer in client.answers.items():
+            body = b"done" if stream == 1 else b'{"id":7,"root":""}'
+            assert (stream, answer.status, answer.body) == (stream, 200, body)
+            assert answer.is_whole
+    with pytest.raises(ConnectionRefusedError):
+        connect(port)
+    assert running.finish() == 0
+    assert len(running.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
+@pytest.mark.parametrize("protocol", ["h2", "http/1.1"])
+def test_an_idle_tls_client_does_not_hold_up_the_stop(
+    start: Start, certificates: Certificates, loop: str, protocol: str
+) -> None:
+    """A pool of connections reads nothing before it uses one again, so it misses every farewell."""
+    running = start(
+        *("run", "app:app", "--tls-bind", "127.0.0.1:0", "--loop", loop),
+        *("--certfile", certificates.path("a.pem"), "--keyfile", certificates.path("a-key.pem")),
+        *("--set", "linger_timeout=0.2", "--no-access-log"),
+    )
+    port, context = running.port(), certificates.trusting("a")
+    context.set_alpn_protocols([protocol])
+    with connect(port, context) as sock:
+        if protocol == "h2":
+            client = H2Client(sock)
+            client.send()
+            client.get("/")
+        else:
+            sock.sendall(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+            assert sock.recv(65536).endswith(b"hello")
+        before = time.monotonic()
+        running.signal()
+        assert running.finish() == 0
+        assert time.monotonic() - before < 10
+    assert len(running.stderr.splitlines()) == 1
 
 
 @pytest.mark.parametrize("path", ["/endless", "/stuck"])
@@ -406,6 +523,7 @@ def test_the_default_limit_leaves_descriptors_free(start: Start) -> None:
         (("run", "app:app", "--set", "max_heders=1"), "did you mean 'max_headers'"),
         (("run", "app:app", "--set", "max_headers=x"), "max_headers must be of type int"),
         (("run", "app:app", "--set", "max_headers={"), "max_headers, line 1: "),
+        (("run", "app:app", "--set", "h2_stream_window=0"), "h2_stream_window must be at least"),
         (("rum", "app:app"), "No such command 'rum'"),
     ],
 )
@@ -426,6 +544,11 @@ def test_usage(start: Start, arguments: tuple[str, ...], message: str) -> None:
         (("app:app", "--tls-bind", "127.0.0.1:0"), "certfile is missing"),
         (("app:app", "--certfile", "none", "--keyfile", "none"), "certfile: cannot read 'none'"),
         (("app:app", "--root-path", "x"), "root_path must start with '/'"),
+        (("h2.yaml",), "h2.yaml: component: certfile is missing: TLS needs ssl_certfile and"),
+        (
+            ("app:app", "--certfile", "a.pem", "--keyfile", "a-key.pem", "--set", "ciphers=ALL"),
+            "ciphers: HTTP/2 prohibits ",
+        ),
         (("config.yaml",), "config.yaml, line 3: "),
         (("wrong.yaml",), "wrong.yaml: component.components.kyoukai: unknown key 'prot'; did you"),
         (("none.yml", "--set", "backlog=1"), "--set backlog: none.yml names no component"),
@@ -433,7 +556,16 @@ def test_usage(start: Start, arguments: tuple[str, ...], message: str) -> None:
         (("none.yml", "--no-access-log"), "--no-access-log: none.yml names no component"),
     ],
 )
-def test_failures(start: Start, folder: Path, arguments: tuple[str, ...], message: str) -> None:
+def test_failures(
+    start: Start,
+    folder: Path,
+    certificates: Certificates,
+    arguments: tuple[str, ...],
+    message: str,
+) -> None:
+    for name in ("a.pem", "a-key.pem"):
+        shutil.copy(certificates.path(name), name)
+    (folder / "h2.yaml").write_text("component: {type: kyoukai_http2, app: 'app:app'}\n")
     container = "component:\n  type: asphalt.core:ContainerComponent\n  components:\n"
     (folder / "config.yaml").write_text("component:\n  type: kyoukai\n app: x\n")
     (folder / "wrong.yaml").write_text(container + "    kyoukai: {app: 'app:app', prot: 1}\n")

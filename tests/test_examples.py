@@ -11,6 +11,7 @@ import os
 import re
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 import threading
@@ -18,8 +19,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import httpx
 import pytest
+from h2client import connect_h2
 
+from kyoukai.server.tls import write_certificate
 from kyoukai.testing import Client
 
 if TYPE_CHECKING:
@@ -229,10 +233,12 @@ def test_resources(load, tmp_path):
 
 
 class Program:
-    """A server in a process of its own."""
+    """A server in a process of its own, with as many addresses as one says."""
 
-    def __init__(self, arguments: list[str], folder: Path) -> None:
-        environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
+    def __init__(
+        self, arguments: list[str], folder: Path, addresses: int = 1, **environment: str
+    ) -> None:
+        environment = {**os.environ, "PYTHONUNBUFFERED": "1", **environment}
         self.process = subprocess.Popen(
             [sys.executable, "-m", *arguments],
             cwd=folder,
@@ -242,16 +248,20 @@ class Program:
             text=True,
         )
         self.lines: list[str] = []
-        self.port = 0
+        self.port = self.tls_port = 0
+        self._addresses = addresses
         # Once it serves, somebody must read, or it waits for room in the pipe.
         self._reader = threading.Thread(target=self._read, daemon=True)
 
     def wait_for_port(self) -> None:
         for line in self.process.stderr:
             self.lines.append(line)
-            found = re.search(r"Kyoukai listening on http://127\.0\.0\.1:(\d+) ", line)
+            found = re.search(r"Kyoukai listening on (https?)://127\.0\.0\.1:(\d+) ", line)
             if found:
-                self.port = int(found[1])
+                self._addresses -= 1
+                name = "tls_port" if found[1] == "https" else "port"
+                setattr(self, name, int(found[2]))
+            if not self._addresses:
                 self._reader.start()
                 return
         raise AssertionError("it ended before it listened:\n" + "".join(self.lines))
@@ -294,8 +304,8 @@ class Program:
 
 
 @contextmanager
-def started(*arguments: str, folder: Path) -> Iterator[Program]:
-    program = Program(list(arguments), folder)
+def started(*arguments: str, folder: Path, **options: Any) -> Iterator[Program]:
+    program = Program(list(arguments), folder, **options)
     try:
         program.wait_for_port()
         yield program
@@ -303,19 +313,35 @@ def started(*arguments: str, folder: Path) -> Iterator[Program]:
         program.close()
 
 
-@pytest.fixture
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as sock:
-        return sock.getsockname()[1]
-
-
-def config_with_port(name: str, folder: Path, port: int) -> str:
-    """Return the path of a copy of an example's configuration with another port."""
+def config_with_free_ports(name: str, folder: Path, *ports: int) -> str:
+    """Return the path of a copy of an example's configuration, whose ports the system chooses."""
     text = (EXAMPLES / name / "config.yaml").read_text()
-    assert text.count("port: 8000") == 1
+    for port in ports:
+        assert text.count(f"port: {port}") == 1
+        text = text.replace(f"port: {port}", "port: 0")
     path = folder / "config.yaml"
-    path.write_text(text.replace("port: 8000", f"port: {port}"))
+    path.write_text(text)
     return str(path)
+
+
+@contextmanager
+def side_by_side(runner: str, folder: Path) -> Iterator[Program]:
+    """Run the main example with both its addresses, and a certificate of its own."""
+    write_certificate(folder / "certs")
+    config = config_with_free_ports("side_by_side", folder, 8000, 8443)
+    path = str(EXAMPLES / "side_by_side")
+    with started(*RUNNERS[runner], config, folder=folder, addresses=2, PYTHONPATH=path) as program:
+        yield program
+
+
+def https(program: Program, folder: Path, http2: bool = True) -> httpx.Client:
+    """Return a client that speaks HTTP/2, and trusts the example's certificate."""
+    base = f"https://localhost:{program.tls_port}"
+    return httpx.Client(http2=http2, verify=trusting(folder), base_url=base, timeout=30)
+
+
+def trusting(folder: Path) -> ssl.SSLContext:
+    return ssl.create_default_context(cafile=str(folder / "certs" / "localhost.pem"))
 
 
 RUNNERS = {
@@ -348,11 +374,21 @@ def test_route_group_by_target():
         program.stop()
 
 
-def test_make_serve():
-    """The very command of ``make serve``, but for the port."""
-    command = "run examples/side_by_side/config.yaml"
-    assert f"kyoukai {command}\n" in (ROOT / "Makefile").read_text()
-    with started("kyoukai", *command.split(), "--bind", "127.0.0.1:0", folder=ROOT) as program:
+def test_make_serve(tmp_path):
+    """The very command of ``make serve``, but for the ports."""
+    makefile = (ROOT / "Makefile").read_text()
+    config = "examples/side_by_side/config.yaml"
+    assert f"$(BIN)/kyoukai run {config}\n" in makefile
+    assert re.search(r"^serve: .* certs/localhost\.pem$", makefile, re.MULTILINE)
+    assert re.search(
+        r"^certs/localhost\.pem: .*\n\t\$\(BIN\)/kyoukai cert certs$", makefile, re.MULTILINE
+    )
+    with side_by_side("kyoukai", tmp_path) as program:
+        labels = [line.partition(" listening on ")[2].strip() for line in program.lines]
+        assert labels == [
+            f"http://127.0.0.1:{program.port} (httptools, http2, kyoukai)",
+            f"https://127.0.0.1:{program.tls_port} (http2, kyoukai)",
+        ]
         status, body = program.get("/")
         assert status == 200
         assert b"<td>HTTP/1.1</td>" in body
@@ -360,11 +396,17 @@ def test_make_serve():
         program.stop()
 
 
+def test_the_certificate_is_found_from_both_folders():
+    """From the project's, as ``make serve`` runs, and the example's own, as the README says."""
+    text = (EXAMPLES / "side_by_side" / "config.yaml").read_text()
+    assert "ssl_certfile: certs/localhost.pem" in text
+    assert "ssl_keyfile: certs/localhost-key.pem" in text
+    assert (EXAMPLES / "side_by_side" / "certs").resolve() == ROOT / "certs"
+
+
 @pytest.mark.parametrize("runner", RUNNERS)
-def test_side_by_side_by_yaml(runner, tmp_path, free_port):
-    config = config_with_port("side_by_side", tmp_path, free_port)
-    with started(*RUNNERS[runner], config, folder=EXAMPLES / "side_by_side") as program:
-        assert program.port == free_port
+def test_side_by_side_by_yaml(runner, tmp_path):
+    with side_by_side(runner, tmp_path) as program:
         status, body = program.get("/users/12?q=1")
         assert (status, json.loads(body)) == (200, {"id": 12, "q": "1"})
         status, body = program.get("/download?size=3000000")
@@ -380,8 +422,35 @@ def test_side_by_side_by_yaml(runner, tmp_path, free_port):
 
 
 @pytest.mark.parametrize("runner", RUNNERS)
-def test_resources_by_yaml(runner, tmp_path, free_port):
-    config = config_with_port("resources", tmp_path, free_port)
+def test_side_by_side_over_http2(runner, tmp_path):
+    with side_by_side(runner, tmp_path) as program, https(program, tmp_path) as client:
+        index = client.get("/")
+        assert (index.http_version, index.status_code) == ("HTTP/2", 200)
+        for value in ("HTTP/2", "https", f"localhost:{program.tls_port}"):
+            assert f"<td>{value}</td>" in index.text
+        assert client.get("/users/12?q=1").json() == {"id": 12, "q": "1"}
+        assert client.get("/download?size=3000000").content == (bytes(range(256)) * 11719)[:3000000]
+        answer = client.post("/upload", files={"files": ("big.bin", b"x" * 8_000_000)})
+        assert answer.json()["files"][0]["size"] == 8_000_000
+        assert client.get("/no/such/page").status_code == 404
+        client.close()
+        # What is too large is refused before it comes.
+        one = connect_h2(program.tls_port, trusting(tmp_path))
+        assert one.wait(one.request("/form", "POST", 16_777_217)).status == 413
+        one.close()
+        program.stop()
+
+
+def test_the_tls_address_speaks_http2_alone(tmp_path):
+    with side_by_side("kyoukai", tmp_path) as program:
+        with https(program, tmp_path, http2=False) as client, pytest.raises(httpx.TransportError):
+            client.get("/")
+        program.stop()
+
+
+@pytest.mark.parametrize("runner", RUNNERS)
+def test_resources_by_yaml(runner, tmp_path):
+    config = config_with_free_ports("resources", tmp_path, 8000)
     with started(*RUNNERS[runner], config, folder=EXAMPLES / "resources") as program:
         assert program.get("/count") == (200, b'{"notes":0}')
         said = program.stop()
@@ -392,9 +461,8 @@ def test_resources_by_yaml(runner, tmp_path, free_port):
 
 
 @pytest.mark.parametrize("runner", RUNNERS)
-def test_slow_answer_survives_the_stop(runner, tmp_path, free_port):
-    config = config_with_port("side_by_side", tmp_path, free_port)
-    with started(*RUNNERS[runner], config, folder=EXAMPLES / "side_by_side") as program:
+def test_slow_answer_survives_the_stop(runner, tmp_path):
+    with side_by_side(runner, tmp_path) as program:
         with socket.create_connection(("127.0.0.1", program.port), timeout=30) as sock:
             # Both requests come in one read, so with the first answer the second has arrived.
             sock.sendall(

@@ -12,6 +12,7 @@ import kyoukai
 
 EXPORTED = (
     "Blueprint",
+    "H2KyoukaiComponent",
     "HTTPRequestContext",
     "Kyoukai",
     "KyoukaiComponent",
@@ -61,7 +62,7 @@ def test_pytest_does_not_collect_the_test_application() -> None:
         ),
         ("kyoukai.pipeline", ("RequestPipeline",)),
         ("kyoukai.testing", ("Client", "MemoryServer", "MemoryTransport", "TestKyoukai")),
-        ("kyoukai.asphalt", ("KyoukaiBaseComponent", "KyoukaiComponent")),
+        ("kyoukai.asphalt", ("H2KyoukaiComponent", "KyoukaiBaseComponent", "KyoukaiComponent")),
     ],
 )
 def test_public_names_of_modules(module: str, names: tuple[str, ...]) -> None:

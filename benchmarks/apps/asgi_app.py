@@ -1,8 +1,47 @@
-"""A raw ASGI function: the least that an ASGI server can be asked to run."""
+"""Raw ASGI functions: the least that an ASGI server can be asked to run, one for each work."""
+
+from urllib.parse import parse_qs
+
+import msgspec
 
 HEADERS = [(b"content-type", b"text/plain; charset=utf-8"), (b"content-length", b"13")]
+BLOCK = b"x" * 65536
+TEN_MIB = 10 << 20
 
 
 async def app(scope, receive, send):
     await send({"type": "http.response.start", "status": 200, "headers": HEADERS})
+    await send({"type": "http.response.body", "body": b"Hello, world!"})
+
+
+async def json_app(scope, receive, send):
+    """Answer ``/users/<int:id>``, without a router."""
+    query = parse_qs(scope["query_string"].decode("latin-1"))
+    user = {"id": int(scope["path"].removeprefix("/users/")), "q": query.get("q", [None])[0]}
+    body = msgspec.json.encode(user)
+    headers = [
+        (b"content-type", b"application/json"),
+        (b"content-length", str(len(body)).encode()),
+    ]
+    await send({"type": "http.response.start", "status": 200, "headers": headers})
+    await send({"type": "http.response.body", "body": body})
+
+
+async def download_app(scope, receive, send):
+    headers = [(b"content-length", str(TEN_MIB).encode())]
+    await send({"type": "http.response.start", "status": 200, "headers": headers})
+    for _ in range(TEN_MIB // len(BLOCK)):
+        await send({"type": "http.response.body", "body": BLOCK, "more_body": True})
+    await send({"type": "http.response.body", "body": b""})
+
+
+async def upload_app(scope, receive, send):
+    """Answer 200 only if the whole body came."""
+    size, more = 0, True
+    while more:
+        message = await receive()
+        size += len(message["body"])
+        more = message["more_body"]
+    status = 200 if size == TEN_MIB else 400
+    await send({"type": "http.response.start", "status": status, "headers": HEADERS})
     await send({"type": "http.response.body", "body": b"Hello, world!"})

@@ -10,9 +10,9 @@ from abc import abstractmethod
 from collections import deque
 from typing import TYPE_CHECKING
 
-from kyoukai.backends.answers import reason, refusal, response_heads
+from kyoukai.backends.answers import content_length, reason, refusal, response_heads
 from kyoukai.backends.base import BaseProtocol, Component
-from kyoukai.exceptions import InvalidResponse
+from kyoukai.rules import bodyless
 from kyoukai.stream import CLOSED, IDLE, OPEN, StreamState
 
 if TYPE_CHECKING:
@@ -132,16 +132,9 @@ class Http1Protocol(BaseProtocol):
         prefix, length, closes = self._heads.render(status, headers)
         size = len(body)
         head = stream.head
-        if status == 204 or status == 304 or head.method == "HEAD":
-            if status == 204:
-                length = None
-            elif length is None and (size or status != 304):
-                length = size
+        length = content_length(head.method, status, length, size)
+        if bodyless(head.method, status):
             body, size = b"", 0
-        elif length is not None and length != size:
-            raise InvalidResponse(f"the body has {size} bytes, its Content-Length says {length}")
-        else:
-            length = size
         if (
             closes
             or stream.closes

@@ -70,6 +70,62 @@ def test_tls_1_2_has_forward_secrecy_and_no_renegotiation(certificates: Certific
     assert shake_hands(server, client)[0].version() == "TLSv1.2"
 
 
+@pytest.mark.parametrize(
+    ("offered", "chosen"),
+    [
+        (["http/1.1", "h2"], "h2"),
+        (["h2"], "h2"),
+        (["http/1.1"], "http/1.1"),
+        (["h3"], None),
+    ],
+)
+def test_http2_is_preferred(
+    certificates: Certificates, offered: list[str], chosen: str | None
+) -> None:
+    client = certificates.trusting("a")
+    client.set_alpn_protocols(offered)
+    server = make_context(ServerConfig(**certificates.pair("a")), ("h2", "http/1.1"))
+    assert shake_hands(server, client)[0].selected_alpn_protocol() == chosen
+
+
+def test_http2_over_tls_1_2_has_the_suite_that_every_client_knows(
+    certificates: Certificates,
+) -> None:
+    """RFC 9113 section 9.2.2, but for the kind of key that the certificate happens to have."""
+    client = certificates.trusting("a")
+    client.set_alpn_protocols(["h2"])
+    client.maximum_version = ssl.TLSVersion.TLSv1_2
+    client.set_ciphers("ECDHE-ECDSA-AES128-GCM-SHA256")
+    server = make_context(ServerConfig(**certificates.pair("a")), ("h2", "http/1.1"))
+    connection = shake_hands(server, client)[0]
+    assert connection.selected_alpn_protocol() == "h2"
+    assert connection.cipher()[0] == "ECDHE-ECDSA-AES128-GCM-SHA256"
+    assert connection.compression() is None
+
+
+@pytest.mark.parametrize(
+    ("ciphers", "message"),
+    [
+        ("ECDHE+AESGCM:AES128-SHA", "HTTP/2 prohibits AES128-SHA; leave out"),
+        ("AES128-GCM-SHA256", "HTTP/2 prohibits AES128-GCM-SHA256; leave out"),
+        ("ECDHE-ECDSA-AES128-SHA", "HTTP/2 prohibits ECDHE-ECDSA-AES128-SHA; leave out"),
+        ("AES128-SHA:AES256-SHA", r"HTTP/2 prohibits AES\S+ and 1 more; leave out"),
+    ],
+)
+def test_ciphers_that_http2_prohibits(
+    certificates: Certificates, ciphers: str, message: str
+) -> None:
+    config = ServerConfig(**certificates.pair("a"), ciphers=ciphers)
+    with pytest.raises(ConfigurationError, match=message):
+        make_context(config, ("h2", "http/1.1"))
+    make_context(config, ("http/1.1",))
+
+
+def test_other_ciphers_that_http2_allows(certificates: Certificates) -> None:
+    config = ServerConfig(**certificates.pair("a"), ciphers="ECDHE+AESCCM:DHE+AESGCM")
+    assert make_context(config, ("h2",)).get_ciphers()
+
+
 @pytest.mark.filterwarnings("ignore:ssl.TLSVersion.TLSv1 is deprecated")
 @pytest.mark.filterwarnings("ignore:ssl.TLSVersion.TLSv1_1 is deprecated")
 def test_tls_1_1_is_refused(certificates: Certificates) -> None:

@@ -15,11 +15,13 @@ from typing import TYPE_CHECKING
 from h2.errors import ErrorCodes
 from h2.stream import StreamClosedBy
 
+from kyoukai.backends.answers import content_length
 from kyoukai.backends.base import BaseProtocol, Component
 from kyoukai.backends.http2.connection import MAX_FRAME_SIZE, ServerConnection, frame_head
 from kyoukai.backends.http2.fields import block_of, response_blocks
 from kyoukai.backends.http2.priority import Priority, Scheduler
-from kyoukai.exceptions import InvalidResponse, PeerGone
+from kyoukai.exceptions import PeerGone
+from kyoukai.rules import bodyless
 from kyoukai.stream import CLOSED, OPEN, StreamState
 
 if TYPE_CHECKING:
@@ -160,16 +162,9 @@ class H2Sender(BaseProtocol):
         """Send a whole response that is not quite ordinary."""
         block, length, _ = self._blocks.render(status, headers)
         size = len(body)
-        if status == 204 or status == 304 or stream.head.method == "HEAD":
-            if status == 204:
-                length = None
-            elif length is None and (size or status != 304):
-                length = size
+        length = content_length(stream.head.method, status, length, size)
+        if bodyless(stream.head.method, status):
             body, size = b"", 0
-        elif length is not None and length != size:
-            raise InvalidResponse(f"the body has {size} bytes, its Content-Length says {length}")
-        else:
-            length = size
         if length is not None:
             block = self._blocks.with_length(block, length)
         stream.sending = OPEN
