@@ -48,6 +48,8 @@ __all__ = ("MAX_FRAME_SIZE", "ServerConnection", "frame_head")
 MAX_FRAME_SIZE = 16384
 #: Windows and connections start with this (RFC 9113 section 6.9.2).
 DEFAULT_WINDOW = 65535
+#: No window may be larger (section 6.9.1).
+LARGEST_WINDOW = 2**31 - 1
 #: Streams remembered after their end, so that late frames are told from wrong ones.
 _CLOSED_STREAMS = 1000
 
@@ -220,6 +222,29 @@ class ServerConnection(H2Connection):
         its.current_window_size -= size
         if ends:
             stream.state_machine.process_input(StreamInputs.RECV_END_STREAM)
+        return True
+
+    def receive_window(self, stream_id: int, increment: int) -> bool:
+        """
+        Open a window that we may send in, as ``receive_frame`` does.
+
+        :param stream_id: the stream, 0 for the connection
+        :param increment: by how many bytes
+        :return: False if it is not quite in order, so that h2 must take it
+        """
+        if not stream_id:
+            window = self.outbound_flow_control_window + increment
+            if not increment or window > LARGEST_WINDOW:
+                return False
+            self.outbound_flow_control_window = window
+            return True
+        stream = self.streams.get(stream_id)
+        if stream is None or not increment:
+            return False
+        window = stream.outbound_flow_control_window + increment
+        if window > LARGEST_WINDOW or stream.state_machine.state is StreamState.CLOSED:
+            return False
+        stream.outbound_flow_control_window = window
         return True
 
     def acknowledge(self, stream_id: int, size: int) -> None:

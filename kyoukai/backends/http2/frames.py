@@ -36,6 +36,10 @@ END_STREAM, END_HEADERS, PADDED, HAS_PRIORITY, ACK = 1, 4, 8, 32, 1
 #: client may save up.
 _FREE_PER_REQUEST = 2
 _FREE_AT_MOST = 1000
+#: The least that a WINDOW_UPDATE costs of what we have sent, and the most of that which counts:
+#: what can be on its way, for the stream's window and for the connection's.
+_LEAST_UPDATE = 2048
+_UPDATES_AT_MOST = 2**32
 #: DATA that comes too late is no fault, unless it comes in frames shorter than this.
 _SMALL_FRAME = 256
 
@@ -169,6 +173,8 @@ class FrameReceiver(H2Sender):
                 and self._part(data, position, stop)
             ):
                 pass
+            elif kind == WINDOW_UPDATE and length == 4 and self._block is None and self._settled:
+                self._window_frame(data[position:stop])
             else:
                 self._other_frame(kind, data[position:stop])
             position = stop
@@ -190,6 +196,22 @@ class FrameReceiver(H2Sender):
         if ends and stream.stream_id in self.streams:  # it may have been broken by its length
             self.ended(stream)
         return True
+
+    def _window_frame(self, frame: bytes) -> None:
+        """Take a WINDOW_UPDATE, of which downloads bring many."""
+        stream_id = int.from_bytes(frame[5:9]) & 0x7FFFFFFF
+        stream = self.streams.get(stream_id)
+        if stream is not None:
+            self.adopted(stream)
+        elif stream_id:
+            self._other_frame(WINDOW_UPDATE, frame)
+            return
+        increment = int.from_bytes(frame[9:]) & 0x7FFFFFFF
+        if self.h2.receive_window(stream_id, increment):
+            self._count_update(increment)
+            self.window_opened(stream_id)
+        else:
+            self._other_frame(WINDOW_UPDATE, frame)
 
     def _take_preface(self, data: bytes) -> int:
         """Take what is left of the client's preface; return how many bytes that were."""
@@ -296,6 +318,15 @@ class FrameReceiver(H2Sender):
         if not self._resets.take(self.loop.time()):
             text = "too many streams were reset (h2_reset_burst, h2_reset_rate)"
             raise ConnectionFault(ErrorCodes.ENHANCE_YOUR_CALM, text)
+
+    def _count_update(self, increment: int) -> None:
+        """A window was opened: that is free as far as it gives back what we have sent."""
+        cost = max(increment, _LEAST_UPDATE)
+        left = min(self.bytes_earned, _UPDATES_AT_MOST) - cost
+        if left >= 0:
+            self.bytes_earned = left
+        else:
+            self.count_control()
 
     def count_control(self) -> None:
         """A frame came that asks for nothing."""

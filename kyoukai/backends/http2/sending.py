@@ -61,6 +61,7 @@ class H2Sender(BaseProtocol):
         "_pump_due",
         "_scheduler",
         "_stall_timer",
+        "bytes_earned",
         "frames_earned",
         "h2",
         "streams",
@@ -71,8 +72,9 @@ class H2Sender(BaseProtocol):
         self.h2 = ServerConnection(component.config)
         #: The open streams, by their numbers.
         self.streams: dict[int, H2State] = {}
-        #: Control frames that what we sent may well be answered with: window updates above all.
-        self.frames_earned = 0
+        #: Control frames that what we sent may well be answered with, and bytes that windows may
+        #: be opened by in return.
+        self.frames_earned = self.bytes_earned = 0
         self._blocks = response_blocks(component.config.server_header)
         self._out: list[bytes | memoryview] = []
         self._out_size = 0
@@ -150,6 +152,7 @@ class H2Sender(BaseProtocol):
                     end = frame_head(size, _DATA, _END_STREAM, stream_id)
                     self._put(size, head, block, end, body)
                     self.frames_earned += 2
+                    self.bytes_earned += 2 * size
                     if self._logs_access:
                         self.component.log_access(stream)
                     self.forget(stream_id)
@@ -251,7 +254,8 @@ class H2Sender(BaseProtocol):
             piece = bytes(piece)  # the application may use its buffer again before it is flushed
         self.h2.count_data(stream_id, size, end_stream)
         stream.bytes_sent += size
-        self.frames_earned += 2 + (size >> 11)
+        self.frames_earned += 2
+        self.bytes_earned += 2 * size
         self._put(size, frame_head(size, _DATA, end_stream, stream_id), piece)
         return True
 

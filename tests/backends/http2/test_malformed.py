@@ -291,6 +291,38 @@ async def test_paths_are_told_apart_however_alike_the_rest_is(prefix: bytes) -> 
         assert all(head.get(b"x-a") == b"/b" for head in app.heads)
 
 
+async def test_what_comes_after_the_path_is_told_apart_too() -> None:
+    app = Mirror()
+    async with h2_server(app) as server:
+        client = Prober(server)
+        expected = []
+        for number in range(1, 41, 2):
+            user = b"user-%d" % (number % 5)
+            path = b"/%d" % (number % 3) + b"/x" * (number % 2)
+            pairs = [*request(path, (b"GET", b"PUT")[number % 4 == 1]), (b"x-user", user)]
+            value = integer(len(path), 7) + path
+            block = literals(pairs[:3]) + b"\x04" + value + literals(pairs[4:])
+            client.send(in_parts(number, block))
+            expected.append((pairs[0][1].decode(), path, user))
+        await client.settle()
+        found = [(head.method, head.target, head.get(b"x-user")) for head in app.heads]
+        assert found == expected
+
+
+async def test_a_path_that_makes_a_head_too_large() -> None:
+    """It is known but for its path, and the path brings it over the limit."""
+    app = Mirror()
+    async with h2_server(app, max_head_size=400) as server:
+        client = Prober(server)
+        base = [pair for pair in GET if pair[0] != b":path"]
+        for number, length in (1, 10), (3, 227), (5, 11), (7, 228):
+            path = b"/" * length
+            value = integer(length, 7) + path
+            client.send(in_parts(number, literals(base) + b"\x04" + value))
+        seen = await client.settle()
+        assert [seen.status(number) for number in (1, 3, 5, 7)] == [200, 200, 200, 431]
+
+
 # -- Heads that get an answer ------------------------------------------------------------------
 
 ANSWERED: dict[str, tuple[int, Pairs]] = {

@@ -20,6 +20,8 @@ from kyoukai.backends.http2.priority import Priority, Scheduler
 from kyoukai.stream import StreamState
 
 from ..frames import (
+    END_HEADERS,
+    END_STREAM,
     GET,
     HEADERS,
     PRIORITY_UPDATE,
@@ -34,7 +36,7 @@ from ..frames import (
     window_update,
 )
 from ..support import Mirror, Stage, turns
-from .trial import Prober, h2_server, incremental, largest, library, table
+from .trial import Prober, h2_server, incremental, indexed, largest, library, table
 
 BLOCK = literals(GET)
 POST = request(method=b"POST")
@@ -74,6 +76,30 @@ async def test_what_a_connection_keeps_does_not_grow() -> None:
         assert len(library(client.protocol)._closed_streams) <= 1000
         assert not client.protocol.streams
         assert not server.connections.tasks
+
+
+async def test_heads_are_not_kept_for_ever() -> None:
+    """What is remembered of heads is bounded in number, and in what they come to."""
+    async with h2_server(answer_all) as server:
+        client = Prober(server)
+        block = BLOCK + incremental(b"cookie", b"a" * 3900)
+        client.send(frame(HEADERS, END_HEADERS | END_STREAM, 1, block))
+        await client.settle()
+        tracemalloc.start()
+        try:
+            before = tracemalloc.get_traced_memory()[0]
+            for number in range(3, 3003, 2):
+                block = literals(request(b"/%d" % number)) + indexed(62) * (number % 8)
+                client.send(frame(HEADERS, END_HEADERS | END_STREAM, number, block))
+                if number % 100 == 1:
+                    assert not (await client.settle()).resets
+            client.seen.answers.clear()
+            grown = tracemalloc.get_traced_memory()[0] - before
+        finally:
+            tracemalloc.stop()
+        assert grown < 400_000
+        size, what = largest(client.protocol)
+        assert size <= 1000, what
 
 
 async def test_late_frames_for_streams_long_forgotten() -> None:
