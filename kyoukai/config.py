@@ -147,7 +147,10 @@ class ServerConfig:
     """Fields and files of one form. Beyond: 413."""
 
     read_buffer_size: int = 65536
-    """Bytes of a request that may wait for the application before reading from it stops."""
+    """
+    Bytes of an HTTP/1.1 request that may wait for the application before reading from it stops. On
+    HTTP/2 that is ``h2_stream_window``.
+    """
 
     write_buffer_size: int = 65536
     """

@@ -3,15 +3,18 @@ The documentation: its settings reference is whole, and its examples do what it 
 
 The Python blocks of a page are run in order, in one module. A ``console`` block with ``curl``
 commands after one that defines ``app`` is run against that application, and what comes back is
-compared with what the page shows (``...`` stands for anything).
+compared with what the page shows (``...`` stands for anything). So is what ``python NAME.py``
+prints, where the page has a block of that name.
 """
 
 from __future__ import annotations
 
 import ast
 import asyncio
+import contextlib
 import doctest
 import importlib.util
+import io
 import re
 import shlex
 import sys
@@ -21,22 +24,22 @@ from configparser import ConfigParser
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
+from xml.etree import ElementTree
 
 import pytest
+from asphalt.core.component import component_types
 from click import Group
+from curl_client import Site, run_curl, uses_site
 from ruamel.yaml import YAML
 
 import kyoukai
-from kyoukai import KyoukaiComponent, ServerConfig
-from kyoukai.backends.answers import reason
+from kyoukai import H2KyoukaiComponent, KyoukaiComponent, ServerConfig
 from kyoukai.cli import cli
-from kyoukai.testing import Client, ClientResponse
+from kyoukai.server.tls import write_certificate
+from kyoukai.testing import Client
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-
-    from werkzeug.datastructures import Headers
 
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
@@ -132,99 +135,86 @@ def commands_of(text: str) -> list[tuple[str, str]]:
     return found
 
 
-async def curl(client: Client, arguments: list[str]) -> str:
-    """Do what curl would, as far as the pages use it."""
-    method, url, headers, fields, parts, with_head = "", "", [], [], [], False
-    rest = iter(arguments)
-    for argument in rest:
-        if argument == "-X":
-            method = next(rest)
-        elif argument == "-H":
-            name, _, value = next(rest).partition(":")
-            headers.append((name, value.strip()))
-        elif argument == "-A":
-            headers.append(("User-Agent", next(rest)))
-        elif argument == "-d":
-            fields.append(next(rest))
-        elif argument == "-F":
-            parts.append(next(rest).partition("="))
-        elif argument == "-i":
-            with_head = True
-        else:
-            assert argument.startswith("http://127.0.0.1:8000/"), argument
-            url = argument
-    split = urlsplit(url)
-    if not any(name == "Host" for name, _ in headers):
-        headers.append(("Host", split.netloc))
-    body = None
-    if fields:
-        body = "&".join(fields)
-        headers.append(("Content-Type", "application/x-www-form-urlencoded"))
-    elif parts:
-        body = "".join(
-            f'--limit\r\nContent-Disposition: form-data; name="{name}"\r\n\r\n{value}\r\n'
-            for name, _, value in parts
-        )
-        body += "--limit--\r\n"
-        headers.append(("Content-Type", "multipart/form-data; boundary=limit"))
-    target = split.path + (f"?{split.query}" if split.query else "")
-    method = method or ("GET" if body is None else "POST")
-    response = await client.request(method, target, headers=headers, body=body)
-    return with_heads(response) if with_head else response.text
-
-
-def with_heads(response: ClientResponse) -> str:
-    """Return a response with all of its heads and its trailers, as ``curl -i`` shows it."""
-    text = ""
-    for status, headers in response.informational:
-        text += f"HTTP/1.1 {status} {reason(status).decode()}\n{_lines(headers)}\n"
-    text += f"HTTP/1.1 {response.status} {response.reason}\n{_lines(response.headers)}\n"
-    return text + response.text + _lines(response.trailers)
-
-
-def _lines(headers: Headers) -> str:
-    return "".join(f"{name}: {value}\n" for name, value in headers)
-
-
 def is_session(block: Block) -> bool:
     """Whether a block has nothing but requests to the application of the page."""
     commands = [command for command, _ in commands_of(block.text)]
-    return all(each.startswith("curl ") and "//127.0.0.1:8000/" in each for each in commands)
+    return bool(commands) and all(
+        each.startswith("curl ") and ("//127.0.0.1:8000/" in each or "//localhost:8443/" in each)
+        for each in commands
+    )
 
 
-async def run_session(app: Any, block: Block, place: str) -> None:
-    checker = doctest.OutputChecker()
-    async with Client(app) as client:
-        for command, expected in commands_of(block.text):
-            output = await curl(client, shlex.split(command)[1:])
-            if output and not output.endswith("\n"):
-                output += "\n"
-            fits = checker.check_output(expected, output, doctest.ELLIPSIS)
-            assert fits, f"{place}: $ {command}\nexpected:\n{expected}\ngot:\n{output}"
+async def run_session(app: Any, block: Block, place: str, folder: Path) -> None:
+    commands = commands_of(block.text)
+    with_sockets = any(uses_site(command) for command, _ in commands)
+    async with Site(app, folder) if with_sockets else Client(app) as client:
+        for command, expected in commands:
+            output = await run_curl(client, shlex.split(command)[1:])
+            compare(place, command, expected, output)
+
+
+def compare(place: str, command: str, expected: str, output: str) -> None:
+    if output and not output.endswith("\n"):
+        output += "\n"
+    fits = doctest.OutputChecker().check_output(expected, output, doctest.ELLIPSIS)
+    assert fits, f"{place}: $ {command}\nexpected:\n{expected}\ngot:\n{output}"
+
+
+def test_differences_are_noticed():
+    """Else nothing of what sessions show would be checked."""
+
+    async def interface(stream):
+        await stream.send_response(200, (), b"this\n")
+
+    block = Block("console", "", 1, "$ curl http://127.0.0.1:8000/\nthat\n")
+    assert is_session(block)
+    with pytest.raises(AssertionError, match=r"expected:\s+that\s+got:\s+this\s"):
+        asyncio.run(run_session(interface, block, "here", Path()))
 
 
 # -- Running pages -----------------------------------------------------------------------------
 
 
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A working folder for commands, in which ``kyoukai cert certs`` has been run."""
+    folder = tmp_path_factory.mktemp("docs")
+    write_certificate(folder / "certs")
+    return folder
+
+
 @pytest.mark.parametrize("page", [*PAGES, "../README.md"])
-def test_examples_of_page(page, monkeypatch):
+def test_examples_of_page(page, monkeypatch, folder):
     path = DOCS / page
     module = types.ModuleType("page")
+    programs: dict[str, types.CodeType] = {}
     for block in blocks_of(path):
         place = f"{path}:{block.line}"
         if block.language == "python":
             code = compile("\n" * (block.line - 1) + block.text, str(path), "exec")
             if block.caption:
-                # A file of its own, which later blocks may import.
+                # A file of its own, which later blocks may import, and commands may run.
                 module = types.ModuleType(block.caption.removesuffix(".py"))
                 monkeypatch.setitem(sys.modules, module.__name__, module)
+                programs[f"python {block.caption}"] = code
             before = dict(vars(module))
             exec(code, vars(module))
             for name, value in vars(module).items():
                 if name.startswith("test_") and before.get(name) is not value:
                     value()
-        elif block.language == "console" and "app" in vars(module) and is_session(block):
-            asyncio.run(run_session(module.app, block, place))
+        elif block.language == "console":
+            if "app" in vars(module) and is_session(block):
+                asyncio.run(run_session(module.app, block, place, folder))
+            for command, expected in commands_of(block.text):
+                if command in programs:
+                    compare(place, command, expected, run_program(programs[command]))
+
+
+def run_program(code: types.CodeType) -> str:
+    output = io.StringIO()
+    with contextlib.redirect_stdout(output):
+        exec(code, vars(types.ModuleType("__main__")))
+    return output.getvalue()
 
 
 @pytest.mark.parametrize("page", [*PAGES, "../README.md"])
@@ -249,16 +239,27 @@ def test_configurations_of_page(page):
     for block in blocks_of(DOCS / page):
         if block.language == "yaml":
             config = YAML(typ="safe").load(block.text)
-            for component in components_of(config["component"]):
-                component.pop("type", None)
-                KyoukaiComponent(**component)
+            components = list(components_of(config["component"]))
+            assert components, f"{page}:{block.line}"
+            for kind, options in components:
+                kind(**options)
+            # Asphalt's own runner ignores the name of a level.
+            assert isinstance(config.get("logging", 20), int | dict), f"{page}:{block.line}"
 
 
-def components_of(config: dict[str, Any]) -> Iterator[dict[str, Any]]:
+def components_of(config: dict[str, Any], alias: str = "") -> Iterator[tuple[Any, dict[str, Any]]]:
     if "app" in config:
-        yield config
-    for child in config.get("components", {}).values():
-        yield from components_of(child)
+        options = {name: value for name, value in config.items() if name != "type"}
+        yield component_types.resolve(config.get("type", alias)), options
+    for name, child in config.get("components", {}).items():
+        yield from components_of(child, name)
+
+
+def test_configurations_know_both_components():
+    text = "components: {kyoukai_http2: {app: 'a:b'}, web: {type: kyoukai, app: 'a:b', port: 1}}"
+    found = list(components_of(YAML(typ="safe").load(text)))
+    assert [kind for kind, _ in found] == [H2KyoukaiComponent, KyoukaiComponent]
+    assert found[1][1] == {"app": "a:b", "port": 1}
 
 
 # -- The settings reference --------------------------------------------------------------------
@@ -306,11 +307,58 @@ def test_rooms_exist_and_are_listed():
     text = (DOCS / "architecture.rst").read_text()
     listed = set(re.findall(r"``(\w+(?:\.py|/))``", text))
     package = ROOT / "kyoukai"
-    existing = {path.name for path in package.glob("*.py") if not path.name.startswith("_")}
-    existing |= {f"{path.parent.name}/" for path in package.glob("*/__init__.py")}
-    assert existing <= listed
-    for name in listed - existing:
-        assert list(package.glob(f"*/{name}")), name
+    existing = {path.name for path in package.rglob("*.py") if not path.name.startswith("_")}
+    existing |= {f"{path.parent.name}/" for path in package.glob("*/**/__init__.py")}
+    assert listed == existing
+
+
+def test_names_of_the_architecture_exist():
+    """What the page says of classes and methods is found in the source under these names."""
+    source = "".join(path.read_text() for path in (ROOT / "kyoukai").rglob("*.py"))
+    words = set(re.findall(r"\w+", source))
+    names = re.findall(
+        r"``([A-Za-z_][\w.]*)(?:\(.*?\))?``", (DOCS / "architecture.rst").read_text()
+    )
+    assert {"H2KyoukaiProtocol.data_received", "ServerConnection.adopt"} <= set(names)
+    for name in names:
+        if not name.endswith(".py"):
+            assert set(name.split(".")) <= words, name
+
+
+def test_where_servers_listen_is_shown_as_it_is():
+    """The lines that name an address also name what is spoken there."""
+    pair = {"ssl_certfile": "c", "ssl_keyfile": "k"}
+    labels = {
+        "http": {KyoukaiComponent("a:b").server.label},
+        "https": {
+            KyoukaiComponent("a:b").server.label,
+            H2KyoukaiComponent("a:b", **pair).server.label,
+        },
+    }
+    lines = []
+    for page in (*PAGES, "../README.md", "../examples/side_by_side/README.md"):
+        lines += re.findall(r"Kyoukai listening on (\w+)://\S+ \((.*)\)", (DOCS / page).read_text())
+    assert {scheme for scheme, _ in lines} == {"http", "https"}
+    for scheme, label in lines:
+        assert label in labels[scheme]
+
+
+def test_limits_of_http2_are_explained():
+    text = (DOCS / "http2.rst").read_text()
+    for name in ServerConfig.field_names():
+        if name.startswith("h2_"):
+            assert f":confval:`{name}`" in text, name
+
+
+def test_figures_are_described():
+    """Each SVG is shown by a page, and says what it shows to those who cannot see it."""
+    text = "".join((DOCS / page).read_text() for page in PAGES)
+    for path in DOCS.glob("*.svg"):
+        assert f":: {path.name}\n   :alt: " in text
+        root = ElementTree.parse(path).getroot()
+        assert root.tag == "{http://www.w3.org/2000/svg}svg"
+        assert root.find("{http://www.w3.org/2000/svg}title").text
+        assert root.find("{http://www.w3.org/2000/svg}desc").text
 
 
 def test_commands_of_the_readme_are_in_the_makefile():

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+from configparser import ConfigParser
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -14,9 +16,11 @@ PACKAGE = Path(kyoukai.__file__).parent
 #: What each room may import of the package: its own modules, and these rooms with all below them.
 BELOW: dict[str, set[str]] = {
     "cli": {"asphalt", "server", "app"},
-    "testing": {"asphalt", "server", "backends", "interfaces", "app"},
+    "testing": {"asphalt", "server", "http1", "interfaces", "app"},
     "asphalt": {"server", "interfaces", "app"},
     "server": {"backends"},
+    "http1": {"backends"},
+    "http2": {"backends"},
     "backends": {"stream"},
     "interfaces": {"app", "stream"},
     "app": {"pipeline", "routegroup"},
@@ -35,10 +39,15 @@ BELOW: dict[str, set[str]] = {
     "exceptions": set(),
 }
 
-#: Modules that belong to a room of another name.
+#: Modules that belong to a room of another name. ``backends`` itself is what both wires share.
 ROOMS = {
     "__main__": "cli",
     "_version": "exceptions",
+    "backends.http1": "http1",
+    "backends.http1_body": "http1",
+    "backends.http1_upgrade": "http1",
+    "backends.http2": "http2",
+    "backends.httptools_": "http1",
     "body": "stream",
     "handlers": "route",
     "matcher": "blueprint",
@@ -48,8 +57,9 @@ ROOMS = {
     "tree": "blueprint",
 }
 
-#: The public face, which is above every room.
-FACES = {"kyoukai"}
+#: The public faces, which are above every room, and which no room imports by name. (The entry
+#: points of HTTP/2 name its modules.)
+FACES = {"kyoukai", "kyoukai.backends.http2"}
 
 
 def module_name(path: Path) -> str:
@@ -58,7 +68,9 @@ def module_name(path: Path) -> str:
 
 
 def room(module: str) -> str:
-    name = module.split(".")[1]
+    _, name, *below = module.split(".")
+    if below and f"{name}.{below[0]}" in ROOMS:
+        name = f"{name}.{below[0]}"
     return ROOMS.get(name, name)
 
 
@@ -108,8 +120,6 @@ FILES = {
 def test_imports_point_down(module: str) -> None:
     may = allowed(room(module))
     for name in imports(FILES[module]):
-        if name == "kyoukai" and room(module) in ("cli", "testing"):
-            continue
         assert name not in FACES, f"{module} imports the public face {name}"
         assert room(name) in may, f"{module} imports {name}, which is not below it"
 
@@ -124,10 +134,33 @@ def test_the_rooms_have_an_order() -> None:
         walk(name, ())
 
 
+def test_every_module_has_a_room() -> None:
+    assert {room(module) for module in FILES} == set(BELOW)
+
+
 def test_backends_and_interfaces_do_not_know_each_other() -> None:
-    assert "interfaces" not in allowed("backends")
     assert "backends" not in allowed("interfaces")
+    for wire in ("http1", "http2"):
+        assert not {"app", "interfaces", "server", "asphalt"} & allowed(wire)
+        # A server finds its backends by their entry points, and so does one backend the other.
+        assert {each for each in BELOW if wire in allowed(each)} <= {wire, "testing"}
     assert not {"app", "interfaces", "asphalt"} & allowed("server")
+
+
+def test_modules_have_an_order() -> None:
+    """Within a room, too: what a module imports imports nothing of it in turn."""
+    graph = {module: imports(path) & set(FILES) for module, path in FILES.items()}
+    tuple(TopologicalSorter(graph).static_order())  # raises CycleError, which names the modules
+
+
+def test_entry_points_lead_past_the_public_faces() -> None:
+    """What is loaded by name must not need what stands above it."""
+    setup = ConfigParser()
+    setup.read(PACKAGE.parent / "setup.cfg")
+    lines = "".join(setup["options.entry_points"].values()).split("\n")
+    named = {line.partition("=")[2].partition(":")[0].strip() for line in lines if line}
+    assert {"kyoukai.backends.httptools_", "kyoukai.backends.http2.protocol"} <= named
+    assert named <= set(FILES)
 
 
 def test_every_import_below_the_top_of_a_file_has_a_reason() -> None:
