@@ -45,6 +45,7 @@ ROOMS = {
     "_version": "exceptions",
     "backends.http1": "http1",
     "backends.http1_body": "http1",
+    "backends.http1_heads": "http1",
     "backends.http1_upgrade": "http1",
     "backends.http2": "http2",
     "backends.httptools_": "http1",

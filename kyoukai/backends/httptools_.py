@@ -21,6 +21,7 @@ import httptools
 from kyoukai.backends.base import NEVER, Component
 from kyoukai.backends.http1 import H1State, answer_refusal
 from kyoukai.backends.http1_body import BODY, CHUNKED, DROPPED, HEAD
+from kyoukai.backends.http1_heads import HeadMemory, framing_of
 from kyoukai.backends.http1_upgrade import Http2Entrance
 from kyoukai.exceptions import ProtocolError
 from kyoukai.rules import (
@@ -85,6 +86,7 @@ class HttpToolsProtocol(Http2Entrance):
         "_max_headers",
         "_max_requests",
         "_max_target_size",
+        "_memory",
         "_requests",
         "_root_path",
         "_searched",
@@ -113,6 +115,7 @@ class HttpToolsProtocol(Http2Entrance):
         self._root_path = component.config.root_path
         self._max_requests = component.config.max_requests_per_connection
         self._max_target_size = component.config.max_target_size
+        self._memory = HeadMemory(component.config.max_target_size)
 
     # -- Transport callbacks -------------------------------------------------------------------
 
@@ -127,19 +130,25 @@ class HttpToolsProtocol(Http2Entrance):
         # The common case: one whole head, no body, and nothing before it.
         if (
             self._phase is HEAD
-            and not self._buffer
-            and data[-4:] == b"\r\n\r\n"
-            and data[0] in _FIRST_BYTES
-            and data.find(b"\r\n\r\n") == len(data) - 4
+            and not (self._buffer or self._fed or self._streams)
             and len(data) <= self._max_head_size
-            and not self._fed
-            and not self._streams
-            and (self._version or data[0] != _P)  # it may be an HTTP/2 preface
         ):
-            self._feed_head(data, True)
-        else:
-            self._buffer += data
-            self._parse()
+            head = self._memory.recall(data)
+            if head is not None:
+                stream = H1State(head, self)
+                stream.receiving = CLOSED
+                self._read_deadline = NEVER
+                self.enqueue(stream)
+                return
+            if (
+                data.find(b"\r\n\r\n") == len(data) - 4 > 0
+                and data[0] in _FIRST_BYTES
+                and (self._version or data[0] != _P)  # it may be an HTTP/2 preface
+            ):
+                self._feed_head(data, True)
+                return
+        self._buffer += data
+        self._parse()
 
     def eof_received(self) -> bool:
         """
@@ -274,12 +283,18 @@ class HttpToolsProtocol(Http2Entrance):
             if len(self._headers) > self._max_headers:
                 raise ProtocolError(431, "The request has too many headers.")
             if whole:
-                self._open_stream(upgrade)
+                self._open_stream(upgrade, data)
         except ProtocolError as error:
             self._refuse(error.status, error.detail)
 
-    def _open_stream(self, upgrade: bool) -> None:
-        """A head is complete: apply the rules, decide the framing, start the stream."""
+    def _open_stream(self, upgrade: bool, data: bytes) -> None:
+        """
+        A head is complete: apply the rules, decide the framing, start the stream.
+
+        :param upgrade: whether the parser stopped for an upgrade
+        :param data: the head, or its last part
+        """
+        in_one_piece = self._fed == len(data)
         parser, special, headers, target = self._parser, self._special, self._headers, self._target
         name = parser.get_method()
         method = _methods.get(name) or _methods.setdefault(name, name.decode())
@@ -287,7 +302,6 @@ class HttpToolsProtocol(Http2Entrance):
         if version is None:
             http = self._version.startswith(b"HTTP/")
             raise ProtocolError(505 if http else 400, "Only HTTP/1.0 and HTTP/1.1 are spoken here.")
-        closes = version != "1.1"
         if method in _REFUSED:
             raise ProtocolError(*_REFUSED[method])
         if target[0] == 47 and b"#" not in target:  # "/path?query", as nearly always
@@ -314,31 +328,10 @@ class HttpToolsProtocol(Http2Entrance):
             authority = check_authority(absolute) if absolute else self.own_authority()
             headers.insert(0, (b"host", authority.encode()))
 
-        length = protocol = expect = None
-        chunked = False
+        closes, protocol, chunked, length, expect = framing_of(special, version)
         scheme, client = self.scheme, self.client
-        if len(special) > 1 or host is None:
-            if b"connection" in special:
-                options = [part.strip() for part in special[b"connection"].lower().split(b",")]
-                if b"close" in options:
-                    closes = True
-                elif b"keep-alive" in options:
-                    closes = False
-                if b"upgrade" in options and b"upgrade" in special:
-                    protocol = special[b"upgrade"].decode("latin-1").lower()
-            if b"transfer-encoding" in special:
-                if version == "1.0":
-                    raise ProtocolError(400, "HTTP/1.0 has no Transfer-Encoding.")
-                if special[b"transfer-encoding"].lower() != b"chunked":
-                    raise ProtocolError(501, "The only Transfer-Encoding here is 'chunked'.")
-                chunked = True
-            elif b"content-length" in special:
-                length = int(special[b"content-length"])
-            expect = special.get(b"expect")
-            if expect is not None and expect.lower() != b"100-continue":
-                raise ProtocolError(417, "The only expectation met here is '100-continue'.")
-            if not FORWARDED.isdisjoint(special):
-                headers, client, scheme, authority = self.apply_forwarded(headers, authority)
+        if not FORWARDED.isdisjoint(special):
+            headers, client, scheme, authority = self.apply_forwarded(headers, authority)
 
         if self._max_requests:
             self._requests += 1
@@ -368,15 +361,18 @@ class HttpToolsProtocol(Http2Entrance):
         if upgrade:
             # Not taken: this parser cannot go on, so a fresh one frames the body.
             self._new_parser(chunked, length)
-        h2c = protocol == "h2c" and self.offers_h2c(stream, expect is not None)
+        h2c = protocol == "h2c" and self.offers_h2c(stream, expect)
         if chunked or length:
-            self._start_body(stream, chunked, length or 0, expect is not None)
+            self._start_body(stream, chunked, length or 0, expect)
             if h2c:
                 self.hold(stream)
                 return
         else:
             stream.receiving = CLOSED
             self._read_deadline = NEVER
+            ordinary = not (closes or protocol or expect or absolute or upgrade)
+            if ordinary and in_one_piece and length is None and not self._max_requests:
+                self._memory.remember(data, stream.head)
             if h2c and self.take_upgrade(stream):
                 return
             if closes:

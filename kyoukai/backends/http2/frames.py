@@ -36,6 +36,8 @@ END_STREAM, END_HEADERS, PADDED, HAS_PRIORITY, ACK = 1, 4, 8, 32, 1
 #: client may save up.
 _FREE_PER_REQUEST = 2
 _FREE_AT_MOST = 1000
+#: The bytes of SETTINGS, ten of them, that count for as much as a frame.
+_SETTINGS_SIZE = 60
 #: The least that a WINDOW_UPDATE costs of what we have sent, and the most of that which counts:
 #: what can be on its way, for the stream's window and for the connection's.
 _LEAST_UPDATE = 2048
@@ -249,6 +251,7 @@ class FrameReceiver(H2Sender):
             if frame[4] & ACK and len(frame) > 9:
                 text = "an acknowledgement of SETTINGS has a payload"
                 raise ConnectionFault(ErrorCodes.FRAME_SIZE_ERROR, text)
+            self.count_control((len(frame) - 9) // _SETTINGS_SIZE)
             for each in self.streams.values():
                 self.adopted(each)  # as their windows may change
         elif stream is not None:
@@ -328,14 +331,14 @@ class FrameReceiver(H2Sender):
         else:
             self.count_control()
 
-    def count_control(self) -> None:
-        """A frame came that asks for nothing."""
+    def count_control(self, count: int = 1) -> None:
+        """A frame came that asks for nothing; ``count`` says for how many it counts."""
         earned = _FREE_PER_REQUEST * self._requests + self.frames_earned
         self._free = min(self._free + earned - self._free_base, _FREE_AT_MOST)
         self._free_base = earned
-        if self._free:
-            self._free -= 1
-        elif not self._control.take(self.loop.time()):
+        free = min(self._free, count)
+        self._free -= free
+        if count > free and not self._control.take(self.loop.time(), count - free):
             text = "too many control frames (h2_control_burst, h2_control_rate)"
             raise ConnectionFault(ErrorCodes.ENHANCE_YOUR_CALM, text)
 

@@ -283,6 +283,18 @@ async def test_control_frames_come_back_at_their_rate(each: bytes, still: Any) -
         assert client.look().codes == [ENHANCE_YOUR_CALM]
 
 
+async def test_large_settings_count_by_their_length(still: Any) -> None:
+    """One frame of 2,700 of them takes a millisecond, and a client needs no more than a few."""
+    async with h2_server(Mirror()) as server:
+        client = Prober(server)
+        client.send(settings((number, 1) for number in range(16, 116)))
+        client.send(headers(1))
+        assert (await client.settle()).status(1) == 200
+        for _ in range(10):
+            client.send(settings((number, 1) for number in range(16, 2716)))
+        assert client.look().codes == [ENHANCE_YOUR_CALM]
+
+
 async def test_goaways_from_the_client_are_not_free(still: Any) -> None:
     async with h2_server(Stage()) as server:
         client = Prober(server)

@@ -608,13 +608,13 @@ async def test_answers_to_pings_wait_for_the_transport() -> None:
     """A client that asks and does not read is not read from either, beyond 64 KiB."""
     async with serving(h2_control_burst=1_000_000) as (_, client):
         client.transport.hold()
-        for _ in range(100):
+        for _ in range(20):
             client.send(f.frame(f.PING, 0, 0, b"12345678") * 1000)
         await turns()
-        assert len(client.transport.output) <= 65_536 + 17 * 15_500
+        assert len(client.transport.output) <= 65_536 + 17_000
         client.transport.output[:0] = client.transport.release()
         await turns()
-        assert len(drain(client, f.PING)) == 100_000
+        assert len(drain(client, f.PING)) == 20_000
 
 
 async def test_a_connection_that_breaks_takes_its_streams_along() -> None:

@@ -46,7 +46,16 @@ from ..frames import (
     window_update,
 )
 from ..support import Clock, Tls, turns
-from .trial import Prober, Seen, h2_server, in_parts, incremental, indexed, largest, table_size
+from .trial import (
+    Prober,
+    Seen,
+    h2_server,
+    in_parts,
+    incremental,
+    indexed,
+    largest,
+    table_size,
+)
 
 PATHS = (
     *(b"/", b"/echo", b"/early", b"/large", b"/parts"),
@@ -260,7 +269,7 @@ class Writer:
 
 
 def split(rng: random.Random, sent: bytes) -> Iterator[bytes]:
-    most = rng.choice((1, 9, 30, 500))
+    most = rng.choice((1, 9, 30, 500)) * (1 + len(sent) // 10_000)
     while sent:
         size = rng.randrange(1, most + 1)
         yield sent[:size]
@@ -319,7 +328,7 @@ async def test_whole_and_in_pieces(seed: int) -> None:
         codes.update(expected[4])
     assert {200, 417} <= statuses
     assert 1 in resets
-    assert len(resets) > 2
+    assert len(resets) > 1
     assert {1, 6} <= codes
 
 

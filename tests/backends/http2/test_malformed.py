@@ -12,6 +12,8 @@ from typing import Any
 
 import pytest
 
+from kyoukai.stream import StreamState
+
 from ..frames import (
     COMPRESSION_ERROR,
     END_HEADERS,
@@ -307,6 +309,23 @@ async def test_what_comes_after_the_path_is_told_apart_too() -> None:
         await client.settle()
         found = [(head.method, head.target, head.get(b"x-user")) for head in app.heads]
         assert found == expected
+
+
+async def test_heads_that_are_alike_share_nothing_that_changes() -> None:
+    """An application that adds to one request's headers must not add to the next one's."""
+    found = []
+
+    async def app(stream: StreamState) -> None:
+        found.append(list(stream.head.headers))
+        stream.head.headers.append((b"x-role", b"admin"))
+        await stream.send_response(200, ((b"x-a", b"b"),), b"")
+
+    async with h2_server(app) as server:
+        client = Prober(server)
+        for number, path in (1, b"/"), (3, b"/"), (5, b"/other"), (7, b"/"), (9, b"/other"):
+            client.send(headers(number, request(path)))
+            await client.settle()
+        assert found == [[(b"host", b"localhost")]] * 5
 
 
 async def test_a_path_that_makes_a_head_too_large() -> None:

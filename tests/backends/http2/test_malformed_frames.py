@@ -215,7 +215,7 @@ async def test_what_ends_the_connection(
         assert 3 <= goaway.number < 101
         text = goaway.payload[8:].decode("ascii")
         assert text.isprintable()
-        assert text
+        assert " " in text, "no sentence"
         assert client.closed
         assert "/after" not in app.paths
         assert not app.bodies[1:] or app.paths[1:] == ["/open", "/"]

@@ -19,6 +19,7 @@ from kyoukai.testing import MemoryServer
 from .. import frames as f
 from ..frames import FrameClient
 from ..support import turns
+from .support import drain, serving
 
 #: A frame's worth of an answer.
 FRAME = 16_384
@@ -301,6 +302,34 @@ async def test_a_sender_that_gives_a_little_at_a_time_keeps_its_place() -> None:
         client.take()
         client.frames.clear()
         assert (await order(client, 5))[-4:] == [3] * 4
+
+
+@pytest.mark.parametrize("size", [100, 3 * FRAME])
+@pytest.mark.parametrize("whole", [True, False])
+async def test_nobody_jumps_the_queue(size: int, whole: bool) -> None:
+    """A window that has just opened belongs to those who wait, not to who is quickest."""
+    async with serving() as (stage, client):
+        client.send(f.settings({f.INITIAL_WINDOW_SIZE: 1 << 24}))
+        client.send(ask(1, 0, b"u=2"), ask(3, 0, b"u=6"))
+        urgent, other = await stage.next(), await stage.next()
+        sending = asyncio.ensure_future(urgent.send_response(200, (), bytes(10 * FRAME)))
+        await turns()
+        drain(client)
+
+        async def hasten() -> None:
+            if whole:
+                await other.send_response(200, (), bytes(size))
+            else:
+                other.send_head(200, ())
+                await other.send_data(bytes(size))
+
+        hastening = asyncio.ensure_future(hasten())  # its first step comes in the next turn
+        client.send(f.window_update(0, 2 * FRAME))
+        await turns()
+        assert {frame.stream for frame in drain(client, f.DATA)} == {1}
+        sending.cancel()
+        hastening.cancel()
+        await turns()
 
 
 async def test_what_the_application_sees() -> None:

@@ -500,6 +500,7 @@ def errors_app() -> Kyoukai:
 async def test_error_answers_arrive(
     status: int, options: dict[str, Any], caplog: pytest.LogCaptureFixture
 ) -> None:
+    """A fault of 2018: errors were answered before the body was read, and never arrived."""
     async with serving_client(errors_app()) as (_, client, _):
         exchange = client.request(**options)
         response = await exchange.finished()

@@ -14,6 +14,7 @@ from kyoukai.stream import StreamState
 from ..frames import (
     CANCEL,
     ENHANCE_YOUR_CALM,
+    FRAME_SIZE_ERROR,
     NO_ERROR,
     PING,
     PREFACE,
@@ -25,7 +26,7 @@ from ..frames import (
     window_update,
 )
 from ..support import Clock, Mirror, Stage, turns
-from .trial import Prober, h2_server
+from .trial import Negotiated, Prober, h2_server
 
 POST = request(method=b"POST")
 
@@ -188,4 +189,22 @@ async def test_the_end_of_a_client_is_heard_although_reading_was_paused(still: A
         client.protocol.close()
         client.transport.feed_eof()
         await turns()
+        assert not server.connections.open
+
+
+@pytest.mark.parametrize("sending", [True, False])
+async def test_over_tls_a_bad_connection_lingers_while_something_comes(sending: bool) -> None:
+    """Its own direction cannot be closed alone; but who goes on sending gets no longer for it."""
+    clock = Clock()
+    async with h2_server(Mirror(), linger_timeout=2) as server:
+        client = Prober(server, ssl_object=Negotiated())
+        client.send(frame(PING, 0, 0, b"short"))
+        steps = 0
+        while not client.transport.closed and steps < 30:
+            await clock.advance(0.1)
+            steps += 1
+            if sending:
+                client.send(bytes(1000))
+        assert (20 <= steps <= 23) if sending else (2 <= steps <= 5)
+        assert (await client.settle()).codes == [FRAME_SIZE_ERROR]
         assert not server.connections.open

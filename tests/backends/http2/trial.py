@@ -127,6 +127,13 @@ class Prober(FrameClient):
         return seen
 
 
+class Negotiated:
+    """What a connection over TLS is known by: HTTP/2 was chosen in its handshake."""
+
+    def selected_alpn_protocol(self) -> str:
+        return "h2"
+
+
 def h2_server(app: Any, **settings: Any) -> MemoryServer:
     """A server in memory that speaks HTTP/2."""
     return MemoryServer(app, H2KyoukaiProtocol, **settings)
