@@ -17,6 +17,7 @@ from time import perf_counter
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from kyoukai.backends.answers import refusal
+from kyoukai.backends.tls_reader import replace_protocol
 from kyoukai.exceptions import PeerGone
 from kyoukai.rules import FORWARDED, check_authority, forwarded_client, is_trusted
 from kyoukai.stream import IDLE, OPEN, Interface, StreamState
@@ -312,7 +313,7 @@ class BaseProtocol(asyncio.Protocol, ABC):
             self._timer.cancel()
             self._timer = None
         self.connections.discard(self)
-        self.transport.set_protocol(protocol)
+        replace_protocol(self.transport, protocol)
         self.resume_reading()
         protocol.connection_made(self.transport)
         if self.write_paused:  # the transport will not say so again

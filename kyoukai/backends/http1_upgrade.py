@@ -8,10 +8,11 @@ component makes.
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from kyoukai.backends.http1 import H1State
 from kyoukai.backends.http1_body import BodyReceiver
+from kyoukai.backends.tls_reader import replace_protocol
 
 if TYPE_CHECKING:
     from asphalt.core import Context
@@ -55,7 +56,7 @@ class Http2Entrance(BodyReceiver):
             target = self.component.switch_target("h2")
             if target is not None:
                 self.is_lost = True
-                transport.set_protocol(target)
+                replace_protocol(cast(asyncio.Transport, transport), target)
                 target.connection_made(transport)
                 return
         super().connection_made(transport)

@@ -11,6 +11,7 @@ import asyncio
 from typing import TYPE_CHECKING
 
 from kyoukai.backends.base import Connections
+from kyoukai.backends.tls_reader import TlsReader
 from kyoukai.exceptions import ConfigurationError
 from kyoukai.server.access_log import AccessLog
 from kyoukai.server.address import Address, BoundSocket, bind, listen_error
@@ -206,12 +207,17 @@ class Server:
             assert self._certificate is not None
             options["ssl"] = self._certificate.context
             options["ssl_handshake_timeout"] = self.config.tls_handshake_timeout
+        factory = self._make_reader if bound in self._tls_sockets else self._make_protocol
         if bound.is_unix:
-            return await loop.create_unix_server(self._make_protocol, **options)
-        return await loop.create_server(self._make_protocol, **options)
+            return await loop.create_unix_server(factory, **options)
+        return await loop.create_server(factory, **options)
 
     def _make_protocol(self) -> asyncio.BaseProtocol:
         return self._factory(self)
+
+    def _make_reader(self) -> asyncio.BaseProtocol:
+        protocol = self._factory(self)
+        return TlsReader(protocol) if isinstance(protocol, asyncio.Protocol) else protocol
 
     # -- Stopping ------------------------------------------------------------------------------
 

@@ -40,7 +40,8 @@ def spare_memory() -> None:
 
     uvloop allocates one for each TLS connection and uses little of it. After glibc has freed the
     first, it takes the others from its heap, where they are reused and so take real memory: about
-    20 KB for each idle connection.
+    20 KB for each idle connection. (Decrypted data must not be in such buffers then, as each
+    would come from the system anew; see :class:`~kyoukai.backends.tls_reader.TlsReader`.)
     """
     if platform.libc_ver()[0] == "glibc":
         ctypes.CDLL(None).mallopt(_M_MMAP_THRESHOLD, _UVLOOP_BUFFER)
