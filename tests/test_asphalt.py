@@ -109,6 +109,15 @@ def test_addresses(keys: dict[str, Any], bind: tuple[str, ...], tls_bind: Any) -
         ({"ssl": True}, "ssl must be a mapping"),
         ({"ssl": {"cert": "c"}}, "unknown key of ssl 'cert'"),
         ({"ssl_certfile": "c"}, "keyfile is missing: TLS needs"),
+        ({"ssl": {"enabled": "maybe"}}, "ssl: enabled must be true or false, not 'maybe'"),
+        (
+            {"ssl": {"enabled": False}, "tls_bind": "a:1"},
+            "ssl: enabled must be true where there is a TLS address",
+        ),
+        (
+            {"bind": "a:1", "ssl_certfile": "c", "ssl_keyfile": "k"},
+            "certfile is given, but there is no TLS address: name one with tls_bind",
+        ),
         ({"tls_bind": "a:1"}, "certfile is missing: TLS needs"),
         ({"resource_name": "a-b"}, "resource_name: 'a-b' may only have letters"),
         ({"interface": "kyoukia"}, "interface: there is no 'kyoukia'; did you mean 'kyoukai'"),

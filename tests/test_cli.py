@@ -542,6 +542,7 @@ def test_usage(start: Start, arguments: tuple[str, ...], message: str) -> None:
         (("app:number",), "app: 'app:number' is of type int, not a Kyoukai application"),
         (("app:app", "--bind", "192.0.2.1:80"), "this machine does not have that address"),
         (("app:app", "--tls-bind", "127.0.0.1:0"), "certfile is missing"),
+        (("app.py",), "'app.py' is no YAML file; name the application in it as app:app"),
         (("app:app", "--certfile", "none", "--keyfile", "none"), "certfile: cannot read 'none'"),
         (("app:app", "--root-path", "x"), "root_path must start with '/'"),
         (("h2.yaml",), "h2.yaml: component: certfile is missing: TLS needs ssl_certfile and"),

@@ -119,6 +119,10 @@ def load_yaml(path: Path, service: str | None = None) -> Application:
         one, or the one called ``default``
     :raises ConfigurationError: in one line, with the number of the line that is wrong
     """
+    if path.suffix == ".py":
+        raise ConfigurationError(
+            f"{str(path)!r} is no YAML file; name the application in it as {path.stem}:app"
+        )
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:

@@ -71,7 +71,16 @@ def server_config(
     config = ServerConfig.from_mapping(merged)
     for name in ("certfile", "keyfile"):
         if config.tls_bind and getattr(config, name) is None:
-            raise ConfigurationError(f"{name} is missing: TLS needs ssl_certfile and ssl_keyfile")
+            if ssl is not None and not ssl.get("enabled", True):
+                raise ConfigurationError("ssl: enabled must be true where there is a TLS address")
+            raise ConfigurationError(
+                f"{name} is missing: TLS needs ssl_certfile and ssl_keyfile "
+                "(--certfile and --keyfile)"
+            )
+        if not config.tls_bind and getattr(config, name) is not None:
+            raise ConfigurationError(
+                f"{name} is given, but there is no TLS address: name one with tls_bind (--tls-bind)"
+            )
     return config
 
 
@@ -79,7 +88,10 @@ def _tls_fields(ssl: Mapping[str, Any] | None) -> dict[str, Any]:
     if ssl is None:
         return {}
     check_keys(ssl, ("enabled", "ssl_certfile", "ssl_keyfile"), "key of ssl")
-    if not ssl.get("enabled", True):
+    enabled = ssl.get("enabled", True)
+    if not isinstance(enabled, bool):
+        raise ConfigurationError(f"ssl: enabled must be true or false, not {enabled!r}")
+    if not enabled:
         return {}
     fields = {name: ssl.get(f"ssl_{name}") for name in ("certfile", "keyfile")}
     return {name: value for name, value in fields.items() if value}
