@@ -146,13 +146,16 @@ class HTTPRequestContext(Context):
             endpoint = blueprint.name + endpoint
         return self.app.url_for(self.environ, endpoint, method=method, **values)
 
-    async def early_hints(self, links: Iterable[str]) -> None:
+    async def early_hints(self, links: str | Iterable[str]) -> None:
         """
         Send 103 Early Hints (RFC 8297) ahead of the response.
 
-        :param links: values of Link headers, such as ``</style.css>; rel=preload; as=style``
+        :param links: values of Link headers, such as ``</style.css>; rel=preload; as=style``, or
+            one of them
         """
         state = self.request.state
+        if isinstance(links, str):
+            links = (links,)
         if state is not None:
             state.send_informational(103, [(b"link", link.encode("latin-1")) for link in links])
 

@@ -16,7 +16,7 @@ from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from typing import Any, Protocol
 
 from kyoukai.body import CLOSED, IDLE, OPEN, RESET, RequestBody, Side
-from kyoukai.exceptions import InvalidResponse, PeerGone, StreamStateError
+from kyoukai.exceptions import BodyError, InvalidResponse, PeerGone, StreamStateError
 from kyoukai.rules import Header, bodyless, check_response_head, check_trailers
 
 __all__ = (
@@ -349,6 +349,7 @@ class StreamState(RequestBody):
         """For the wire: the whole response has been handed over."""
         self.sending = CLOSED
         if self.receiving is OPEN:
+            self.body_failed(BodyError("the answer is complete: the rest of the body is dropped"))
             self.discard()
 
     def reset(self, error: str = "cancelled") -> None:

@@ -21,10 +21,18 @@ if TYPE_CHECKING:
 
     from kyoukai.rules import Header
 
-__all__ = ("ResponseHeads", "content_length", "http_date", "reason", "refusal", "response_heads")
+__all__ = (
+    "HOP_BY_HOP",
+    "ResponseHeads",
+    "content_length",
+    "http_date",
+    "reason",
+    "refusal",
+    "response_heads",
+)
 
 #: Headers of an answer that belong to the connection, which is the server's.
-_HOP_BY_HOP = frozenset((b"connection", b"keep-alive", b"proxy-connection", b"transfer-encoding"))
+HOP_BY_HOP = frozenset((b"connection", b"keep-alive", b"proxy-connection", b"transfer-encoding"))
 #: Constant heads remembered at once.
 _REMEMBERED = 512
 
@@ -160,7 +168,7 @@ class ResponseHeads:
         lines = [self._status_line(status)]
         for name, value in headers:
             lower = name.lower()
-            if lower in _HOP_BY_HOP:
+            if lower in HOP_BY_HOP:
                 if lower == b"connection" and b"close" in value.lower():
                     close = True
                 continue

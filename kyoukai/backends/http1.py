@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from kyoukai.backends.answers import content_length, reason, refusal, response_heads
 from kyoukai.backends.base import BaseProtocol, Component
+from kyoukai.exceptions import PeerGone
 from kyoukai.rules import bodyless
 from kyoukai.stream import CLOSED, IDLE, OPEN, StreamState
 
@@ -107,6 +108,8 @@ class Http1Protocol(BaseProtocol):
     ) -> None:
         """Send a whole response, in one write if it is of ordinary size."""
         assert isinstance(stream, H1State)
+        if stream.sending is not IDLE:  # since this coroutine was made
+            raise PeerGone
         if (
             type(headers) is tuple
             and type(body) is bytes

@@ -77,8 +77,9 @@ def framing_of(special: Mapping[bytes, bytes], version: str) -> Framing:
     return Framing(closes, protocol, chunked, length, expect is not None)
 
 
-#: Header sections that a connection remembers, and how long each may be.
+#: Header sections that a connection remembers, how long each may be, and of how many headers.
 _SECTIONS = 4
+_SECTION_FIELDS = 40
 _SECTION_SIZE = 2048
 
 #: A request line that needs no closer look: no body is expected with these methods, and these
@@ -111,7 +112,7 @@ class HeadMemory:
         :param head: what was made of it; it has no body, and the connection stays
         """
         section = data[data.find(b"\r\n") :]
-        if len(section) <= _SECTION_SIZE:
+        if len(section) <= _SECTION_SIZE and len(head.headers) <= _SECTION_FIELDS:
             if len(self._known) >= _SECTIONS:
                 del self._known[next(iter(self._known))]
             self._known[section] = head.copy()

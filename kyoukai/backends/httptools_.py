@@ -122,7 +122,9 @@ class HttpToolsProtocol(Http2Entrance):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """A client has connected: its first head is due."""
         super().connection_made(transport)
-        if not self.is_lost:
+        if self.is_lost:  # refused, or handed over
+            self._phase = DROPPED
+        else:
             self.set_read_deadline(self.config.header_timeout)
 
     def data_received(self, data: bytes) -> None:
@@ -370,8 +372,16 @@ class HttpToolsProtocol(Http2Entrance):
         else:
             stream.receiving = CLOSED
             self._read_deadline = NEVER
-            ordinary = not (closes or protocol or expect or absolute or upgrade)
-            if ordinary and in_one_piece and length is None and not self._max_requests:
+            ordinary = version == "1.1" and not (
+                closes or protocol or expect or absolute or upgrade
+            )
+            if (
+                ordinary
+                and version == "1.1"
+                and in_one_piece
+                and length is None
+                and not self._max_requests
+            ):
                 self._memory.remember(data, stream.head)
             if h2c and self.take_upgrade(stream):
                 return

@@ -1,5 +1,5 @@
 """
-Reads TLS connections into one buffer that they share.
+Reads TLS connections into one buffer, which those of a thread share.
 
 Without it, the loops' TLS allocates 256 KiB for each record of at most 16 KiB that it decrypts.
 """
@@ -7,13 +7,22 @@ Without it, the loops' TLS allocates 256 KiB for each record of at most 16 KiB t
 from __future__ import annotations
 
 import asyncio
+import threading
 
 __all__ = ("TlsReader", "replace_protocol")
 
 #: Less than what the C library would ask the system for anew, see ``spare_memory``.
 _SIZE = 131072
 
-_buffer = memoryview(bytearray(_SIZE))
+
+class _Buffers(threading.local):
+    """A buffer for each thread, and so for each loop: decrypting lets other threads run."""
+
+    def __init__(self) -> None:
+        self.buffer = memoryview(bytearray(_SIZE))
+
+
+_buffers = _Buffers()
 
 
 class TlsReader(asyncio.BufferedProtocol):
@@ -23,10 +32,11 @@ class TlsReader(asyncio.BufferedProtocol):
     :param protocol: the connection's protocol
     """
 
-    __slots__ = ("protocol",)
+    __slots__ = ("_buffer", "protocol")
 
     def __init__(self, protocol: asyncio.Protocol) -> None:
         self.protocol = protocol
+        self._buffer = _buffers.buffer
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """The handshake is done."""
@@ -34,11 +44,11 @@ class TlsReader(asyncio.BufferedProtocol):
 
     def get_buffer(self, sizehint: int) -> memoryview:
         """Return where to decrypt to; it is used up before another connection asks for it."""
-        return _buffer
+        return self._buffer
 
     def buffer_updated(self, nbytes: int) -> None:
         """That many bytes have come."""
-        self.protocol.data_received(bytes(_buffer[:nbytes]))
+        self.protocol.data_received(bytes(self._buffer[:nbytes]))
 
     def eof_received(self) -> bool | None:
         """The client sends no more."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from concurrent.futures import ThreadPoolExecutor
 
 from kyoukai.backends.tls_reader import TlsReader, replace_protocol
 from kyoukai.testing import MemoryTransport
@@ -75,3 +76,14 @@ async def test_another_protocol_goes_on() -> None:
     plain = MemoryTransport(old)
     replace_protocol(plain, new)
     assert plain.get_protocol() is new
+
+
+def test_threads_have_buffers_of_their_own() -> None:
+    """Decrypting releases the interpreter's lock: another thread's loop may decrypt meanwhile."""
+    here = TlsReader(Recorder())
+    with ThreadPoolExecutor(1) as pool:
+        there = pool.submit(lambda: TlsReader(Recorder())).result()
+    assert here.get_buffer(-1) is TlsReader(Recorder()).get_buffer(-1)
+    there.get_buffer(-1)[:3] = b"abc"
+    here.get_buffer(-1)[:3] = b"def"
+    assert bytes(there.get_buffer(-1)[:3]) == b"abc"

@@ -21,7 +21,7 @@ from hpack.huffman_table import (
 )
 from hpack.table import HeaderTable
 
-from kyoukai.backends.answers import ResponseHeads
+from kyoukai.backends.answers import HOP_BY_HOP, ResponseHeads
 from kyoukai.rules import Header
 
 __all__ = ("SIZE_UPDATE", "FieldDecoder", "ResponseBlocks", "block_of", "response_blocks")
@@ -32,9 +32,10 @@ SIZE_UPDATE = b"\x20"
 #: First bytes of a literal :path that does not go into the table (section 6.2.2 and 6.2.3).
 _PATH_LITERALS = (0x04, 0x14)
 
-#: Blocks that a connection remembers, and how long each may be.
-_BLOCKS = 32
+#: Blocks that a connection remembers, how long each may be, and how many fields it may have.
+_BLOCKS = 8
 _BLOCK_SIZE = 2048
+_BLOCK_FIELDS = 40
 
 _STATIC: tuple[Header, ...] = HeaderTable.STATIC_TABLE
 _STATIC_LENGTH = len(_STATIC)
@@ -122,10 +123,13 @@ class FieldDecoder(Decoder):
         self._known_but_path: dict[tuple[int, bytes], tuple[Any, int]] = {}
         self._path = self._path_end = 0
         self._changed = False
+        self._count = 0
 
     def remember(self, block: bytes, made: Any) -> None:
         """Keep what was made of the block that was decoded last, unless it changed the table."""
-        if not self._changed and len(block) <= _BLOCK_SIZE and self.size <= 2 * _BLOCK_SIZE:
+        if self._changed or len(block) > _BLOCK_SIZE:
+            return
+        if self.size <= 2 * _BLOCK_SIZE and self._count <= _BLOCK_FIELDS:
             if len(self.known) >= _BLOCKS:
                 self.known.pop(next(iter(self.known)))
             self.known[block] = made
@@ -224,6 +228,7 @@ class FieldDecoder(Decoder):
             raise HPACKDecodingError("an index is beyond the table, or the block is cut") from None
         self._assert_valid_table_size()
         self.size = size
+        self._count = len(headers)
         return headers
 
     def _table_changed(self) -> None:
@@ -265,6 +270,7 @@ def _literal(name: bytes, value: bytes) -> bytes:
     if prefix is None:
         name = name.lower()
         prefix = _PREFIXES.get(name) or b"\0" + _length(len(name)) + name
+    value = value.strip(b" \t")  # RFC 9113 section 8.2.1
     return prefix + _length(len(value)) + value
 
 
@@ -272,10 +278,14 @@ def _status(status: int) -> bytes:
     return _STATUSES.get(status) or b"\x08\x03%d" % status
 
 
+#: Fields of a connection, which HTTP/2 has other means for (RFC 9113 section 8.2.2).
+_FORBIDDEN = HOP_BY_HOP | {b"upgrade"}
+
+
 def block_of(headers: Any, status: int | None = None) -> bytes:
     """Encode fields, after a status if there is one."""
     parts = [] if status is None else [_status(status)]
-    parts += [_literal(name, value) for name, value in headers]
+    parts += [_literal(name, value) for name, value in headers if name.lower() not in _FORBIDDEN]
     return b"".join(parts)
 
 
@@ -286,9 +296,7 @@ class ResponseBlocks(ResponseHeads):
         return _status(status)
 
     def _field(self, name: bytes, value: bytes) -> bytes:
-        if name.lower() == b"upgrade":
-            return b""  # there is nothing to upgrade to (RFC 9113 section 8.6)
-        return _literal(name, value)
+        return b"" if name.lower() in _FORBIDDEN else _literal(name, value)
 
     def with_length(self, prefix: bytes, size: int) -> bytes:
         """Return the whole head of an answer whose body has that many bytes."""

@@ -69,7 +69,6 @@ class Scheduler:
         # Entries whose number is no longer the stream's are leftovers.
         self._heap: list[tuple[int, int, int, int, H2State]] = []
         self._waiting: dict[H2State, int] = {}  # in the order in which they began to wait
-        self._served: dict[H2State, int] = {}
         self._rounds = [0] * 8  # by urgency
         self._number = 0
         self._turn = 0
@@ -87,7 +86,7 @@ class Scheduler:
         urgency, incremental = stream.priority
         rounds = 0
         if incremental:  # whoever is new takes part in the round that is on
-            rounds = self._served[stream] = max(self._served.get(stream, 0), self._rounds[urgency])
+            rounds = stream.rounds = max(stream.rounds, self._rounds[urgency])
         if len(self._heap) > 2 * len(self._waiting) + _LEFTOVERS:
             self._heap = [entry for entry in self._heap if self._waiting.get(entry[4]) == entry[3]]
             heapify(self._heap)
@@ -96,7 +95,6 @@ class Scheduler:
     def discard(self, stream: H2State) -> None:
         """Let a stream wait no longer."""
         self._waiting.pop(stream, None)
-        self._served.pop(stream, None)
         if not self._waiting:
             self._heap.clear()
 
@@ -117,9 +115,8 @@ class Scheduler:
         del self._waiting[stream]
         urgency, incremental = stream.priority
         if incremental:
-            rounds = self._served.get(stream, 0)
-            self._rounds[urgency] = max(self._rounds[urgency], rounds)
-            self._served[stream] = rounds + 1
+            self._rounds[urgency] = max(self._rounds[urgency], stream.rounds)
+            stream.rounds += 1
         if not self._waiting:
             self._heap.clear()
         return stream

@@ -106,7 +106,8 @@ class H2KyoukaiProtocol(H2Lifetime):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """A client has connected: send our half of the preface."""
         super().connection_made(transport)
-        if self.is_lost:
+        if self.is_lost:  # refused
+            self._deaf = self._ended = True
             return
         self.set_read_deadline(self.config.header_timeout)
         if self._upgraded is None:

@@ -22,7 +22,7 @@ from kyoukai.backends.http2.fields import block_of, response_blocks
 from kyoukai.backends.http2.priority import Priority, Scheduler
 from kyoukai.exceptions import PeerGone
 from kyoukai.rules import bodyless
-from kyoukai.stream import CLOSED, OPEN, StreamState
+from kyoukai.stream import CLOSED, IDLE, OPEN, StreamState
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -54,6 +54,7 @@ class H2Sender(BaseProtocol):
 
     __slots__ = (
         "_blocks",
+        "_earned_then",
         "_ended",
         "_flush_due",
         "_out",
@@ -84,6 +85,7 @@ class H2Sender(BaseProtocol):
         self._scheduler = Scheduler()
         self._pump_due = False
         self._stall_timer: asyncio.TimerHandle | None = None
+        self._earned_then = 0
 
     @abstractmethod
     def streams_ended(self) -> None:
@@ -129,6 +131,8 @@ class H2Sender(BaseProtocol):
         self, stream: StreamState, status: int, headers: Sequence[Header], body: Payload
     ) -> None:
         """Send a whole response, as HEADERS and DATA in one write if it is of ordinary size."""
+        if stream.sending is not IDLE:  # since this coroutine was made
+            raise PeerGone
         if type(headers) is tuple and type(body) is bytes and stream.receiving is CLOSED:
             size = len(body)
             h2 = self.h2
@@ -343,11 +347,18 @@ class H2Sender(BaseProtocol):
             self._scheduler.add(stream)
 
     def _check_stalls(self) -> None:
-        """Give up streams that wait and whose client has taken nothing since the last look."""
+        """
+        Give up streams that wait and whose client has taken nothing since the last look.
+
+        One that waits for its turn behind others is not stalled while these are taken.
+        """
         self._stall_timer = None
         waiting = [stream for stream in self.streams.values() if stream.turn is not None]
+        idle = self.frames_earned == self._earned_then and not self.write_paused
+        self._earned_then = self.frames_earned
         for stream in waiting:
-            if stream.looked_at == stream.bytes_sent and not self.write_paused:
+            stalled = idle or self.h2.stream_window(stream.stream_id) <= 0
+            if stalled and stream.looked_at == stream.bytes_sent and not self.write_paused:
                 self.give_up(stream, ErrorCodes.CANCEL)
             stream.looked_at = stream.bytes_sent
         if waiting and not self.is_lost:
@@ -397,6 +408,9 @@ class H2Sender(BaseProtocol):
         """Give a stream up, so that the client cannot take what it got for a whole answer."""
         state: H2State = stream  # type: ignore[assignment]
         if state.stream_id not in self.streams:
+            return
+        if state.answered:  # an early answer, which is whole
+            self._reset(state, ErrorCodes.NO_ERROR)
             return
         cancelled = error == "cancelled"
         self._reset(state, ErrorCodes.CANCEL if cancelled else ErrorCodes.INTERNAL_ERROR)

@@ -37,6 +37,8 @@ class H2State(StreamState):
     ends: bool = False
     #: Done when ``unsent`` is sent.
     turn: asyncio.Future[None] | None = None
+    #: Turns that it has had, if it is incremental.
+    rounds: int = 0
     #: ``bytes_sent`` when the server last looked whether the client takes anything.
     looked_at: int = -1
     #: Seconds in which the server has asked for the body.

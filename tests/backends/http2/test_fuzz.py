@@ -286,7 +286,6 @@ async def gone(client: Prober, server: Any) -> None:
     assert len({id(stream) for stream in server.logged}) == len(server.logged)
     assert not protocol.streams
     assert len(protocol._scheduler) == 0
-    assert not protocol._scheduler._served
     assert not protocol._ending
     assert not protocol._input
     size, what = largest(protocol)
