@@ -82,7 +82,8 @@ class KyoukaiBaseComponent(Component):
     What every component that serves an application has in common.
 
     It is the ``component`` of the protocols that it makes. Subclasses set ``protocol_class``, or
-    override ``get_protocol``.
+    override ``get_protocol``; for connections that begin with HTTP/1.1 and turn out to speak
+    HTTP/2, ``h2_protocol_class`` counts.
 
     :param app: the application, or ``module:attribute`` that leads to one
     :param ip: the address to listen on, short for one ``bind``, or one ``tls_bind`` with TLS

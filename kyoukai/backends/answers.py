@@ -1,5 +1,5 @@
 """
-Heads of answers as HTTP/1.1 bytes, and the answers that the server gives by itself.
+Heads of answers, rendered for HTTP/1.1, and the answers that the server gives by itself.
 
 A head that an application sends again and again is checked and rendered once a second: the date
 is part of it.

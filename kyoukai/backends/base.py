@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from kyoukai.backends.answers import refusal
 from kyoukai.backends.tls_reader import replace_protocol
-from kyoukai.exceptions import PeerGone
+from kyoukai.exceptions import BodyError, BodyStorageError, PeerGone
 from kyoukai.rules import FORWARDED, check_authority, forwarded_client, is_trusted
 from kyoukai.stream import IDLE, OPEN, Interface, StreamState
 
@@ -345,10 +345,6 @@ class BaseProtocol(asyncio.Protocol, ABC):
         if deadline < self._timer_at:
             self._arm(deadline)
 
-    def clear_read_deadline(self) -> None:
-        """Wait for the client without limit."""
-        self._read_deadline = NEVER
-
     def watch_writes(self) -> None:
         """Cut the connection if the client takes nothing for ``send_stall_timeout``."""
         self._unsent = self.transport.get_write_buffer_size()
@@ -501,6 +497,8 @@ class BaseProtocol(asyncio.Protocol, ABC):
             name="kyoukai request",  # a name of its own would be made for each, and rarely read
             context=self._context.copy(),
         )
+        if self._make_task is not asyncio.Task and task.done():
+            return  # the loop's own factory runs tasks at once
         stream.task = task
         self.connections.tasks.add(task)
 
@@ -523,6 +521,11 @@ class BaseProtocol(asyncio.Protocol, ABC):
                     logger.error("%s %s: the application did not end its answer", *_where(stream))
             except PeerGone:
                 pass
+            except BodyError as error:  # the client's doing, or the disk's
+                if isinstance(error, BodyStorageError):
+                    logger.error("%s %s: %s", *_where(stream), error)
+                if stream.sending is IDLE:
+                    await stream.send_response(*refusal(error.status, f"{error}."))
             except asyncio.CancelledError:
                 if self.is_lost or self.connections.closing:
                     stream.reset("cancelled")

@@ -95,14 +95,14 @@ class HeadMemory:
     """
     What a connection remembers.
 
-    :param max_target_size: bytes of a target that is looked at
+    :param max_target_size: bytes of a target; a request line of more goes to the parser
     """
 
-    __slots__ = ("_known", "_max_line_size")
+    __slots__ = ("_known", "_max_target_size")
 
     def __init__(self, max_target_size: int) -> None:
         self._known: dict[bytes, RequestHead] = {}
-        self._max_line_size = max_target_size
+        self._max_target_size = max_target_size
 
     def remember(self, data: bytes, head: RequestHead) -> None:
         """
@@ -124,7 +124,7 @@ class HeadMemory:
         :param data: its bytes, from the request line to the blank line
         """
         end = data.find(b"\r\n")
-        if len(data) - end > _SECTION_SIZE or end > self._max_line_size:
+        if len(data) - end > _SECTION_SIZE or end > self._max_target_size:
             return None
         other = self._known.get(data[end:])
         if other is None or (match := _LINE.fullmatch(data, 0, end)) is None:

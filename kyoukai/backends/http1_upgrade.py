@@ -58,6 +58,7 @@ class Http2Entrance(BodyReceiver):
                 self.is_lost = True
                 replace_protocol(cast(asyncio.Transport, transport), target)
                 target.connection_made(transport)
+                del self._parser  # each refers to the other
                 return
         super().connection_made(transport)
 

@@ -56,8 +56,8 @@ _SPECIAL = FORWARDED | {
     b"upgrade",
 }
 
-#: First bytes that are those of no HTTP at all, though they look like it: three words, of which the
-#: last names no protocol.
+#: First bytes of no HTTP at all, though they look like a request line: three words of capitals.
+#: (Conformance tests send that for a wrong preface of HTTP/2.)
 _NO_HTTP = re.compile(rb"[A-Z]+ [A-Z]+ [A-Z]+\r\n\r\n")
 
 _VERSIONS = {b"HTTP/1.1": "1.1", b"HTTP/1.0": "1.0"}
@@ -140,6 +140,7 @@ class HttpToolsProtocol(Http2Entrance):
                 stream = H1State(head, self)
                 stream.receiving = CLOSED
                 self._read_deadline = NEVER
+                self._blank = 0
                 self.enqueue(stream)
                 return
             if (

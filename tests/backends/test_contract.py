@@ -664,6 +664,8 @@ async def test_answers_without_a_body(
             await stream.send_response(status, headers, b"abc")
         response = await peer.response()
         assert (response.status, response.body) == (status, b"")
+        if status == 304 and peer.version == "2":  # where clients take it for a body's
+            expected = None
         assert response.headers.get("Content-Length") == expected
         assert stream.bytes_sent == 0
 

@@ -2,9 +2,12 @@
 h2's connection, as a server needs it that judges heads itself and answers most streams at once.
 
 h2 keeps the connection's state, its settings and windows, and every stream that it has been told
-of. It is not told of streams whose request is a whole HEADERS frame and whose answer fits into the
-windows, which is most of them: these are opened and closed by two short methods here. When
-anything else happens to such a stream, h2 adopts it.
+of. It is not told of streams whose request is a head alone and whose answer fits into the windows,
+which is most of them: these are opened and closed by two short methods here. When anything else
+happens to such a stream, h2 adopts it.
+
+This file relies on h2's and hpack's private names more than a guest should, so their versions are
+held to those that it was written for (``setup.cfg``).
 """
 
 from __future__ import annotations
@@ -35,6 +38,18 @@ from hyperframe.frame import Frame, RstStreamFrame
 
 from kyoukai.backends.http2.fields import SIZE_UPDATE, FieldDecoder
 from kyoukai.backends.http2.guard import ConnectionFault
+from kyoukai.backends.http2.wire import (
+    CONTINUATION,
+    DEFAULT_WINDOW,
+    END_HEADERS,
+    GOAWAY,
+    HEADERS,
+    LARGEST_WINDOW,
+    MAX_FRAME_SIZE,
+    RST_STREAM,
+    WINDOW_UPDATE,
+    frame_head,
+)
 
 if TYPE_CHECKING:
     from h2.events import Event
@@ -42,14 +57,8 @@ if TYPE_CHECKING:
 
     from kyoukai.config import ServerConfig
 
-__all__ = ("MAX_FRAME_SIZE", "ServerConnection", "frame_head")
+__all__ = ("ServerConnection",)
 
-#: The longest frame that we take, and the shortest limit that a client may have.
-MAX_FRAME_SIZE = 16384
-#: Windows and connections start with this (RFC 9113 section 6.9.2).
-DEFAULT_WINDOW = 65535
-#: No window may be larger (section 6.9.1).
-LARGEST_WINDOW = 2**31 - 1
 #: Streams remembered after their end, so that late frames are told from wrong ones.
 _CLOSED_STREAMS = 1000
 
@@ -71,13 +80,6 @@ _MAY_RECEIVE = (StreamState.OPEN, StreamState.HALF_CLOSED_LOCAL)
 
 #: Blocks are encoded without any table, so that no connection needs an encoder of its own.
 _NO_ENCODER = Encoder()
-
-_pack_head = struct.Struct(">HBBBL").pack
-
-
-def frame_head(length: int, kind: int, flags: int, stream_id: int) -> bytes:
-    """Return the nine bytes that a frame starts with (RFC 9113 section 4.1)."""
-    return _pack_head(length >> 8, length & 255, kind, flags, stream_id)
 
 
 class _Values(list[int | None]):
@@ -353,11 +355,6 @@ class ServerConnection(H2Connection):
         if len(closed) > _CLOSED_STREAMS:
             self._closed_streams = dict(islice(closed.items(), _CLOSED_STREAMS // 2, None))
 
-    def is_open(self, stream_id: int) -> bool:
-        """Whether the stream, which h2 knows, is not closed in both directions."""
-        stream = self.streams.get(stream_id)
-        return stream is not None and stream.state_machine.state is not StreamState.CLOSED
-
     # -- Frames out ----------------------------------------------------------------------------
 
     def send_block(
@@ -379,13 +376,13 @@ class ServerConnection(H2Connection):
         if self.block_prefix:
             block = self.block_prefix + block
             self.block_prefix = b""
-        kind, flags = 1, int(end_stream)
+        kind, flags = HEADERS, int(end_stream)
         for start in range(0, len(block), MAX_FRAME_SIZE) or (0,):
             piece = block[start : start + MAX_FRAME_SIZE]
             if start + MAX_FRAME_SIZE >= len(block):
-                flags |= 4
+                flags |= END_HEADERS
             self._data_to_send += frame_head(len(piece), kind, flags, stream_id) + piece
-            kind, flags = 9, 0
+            kind, flags = CONTINUATION, 0
 
     def stream_window(self, stream_id: int) -> int:
         """Return how many bytes of DATA the stream's own window lets it send."""
@@ -408,12 +405,12 @@ class ServerConnection(H2Connection):
 
     def reset(self, stream_id: int, code: int) -> None:
         """Send RST_STREAM."""
-        self._data_to_send += frame_head(4, 3, 0, stream_id) + struct.pack(">L", code)
+        self._data_to_send += frame_head(4, RST_STREAM, 0, stream_id) + struct.pack(">L", code)
 
     def go_away(self, last_stream_id: int, code: int, text: str = "") -> None:
         """Send GOAWAY. (h2's own way would end every stream in progress.)"""
         payload = struct.pack(">LL", last_stream_id, code) + text.encode()
-        self._data_to_send += frame_head(len(payload), 7, 0, 0) + payload
+        self._data_to_send += frame_head(len(payload), GOAWAY, 0, 0) + payload
 
     def refund(self, size: int) -> None:
         """Give bytes back to the connection's window that no stream's application will take."""
@@ -422,7 +419,9 @@ class ServerConnection(H2Connection):
             self._open_window(0, increment)
 
     def _open_window(self, stream_id: int, increment: int) -> None:
-        self._data_to_send += frame_head(4, 8, 0, stream_id) + struct.pack(">L", increment)
+        self._data_to_send += frame_head(4, WINDOW_UPDATE, 0, stream_id) + struct.pack(
+            ">L", increment
+        )
 
 
 #: What h2 and hyperframe mean by their errors. (Some of these say no more than a number.)

@@ -2,8 +2,8 @@
 HTTP/2 frames in: splitting and vetting (RFC 9113 sections 4 and 6).
 
 Frames are split here, so that a wrong one does not take along what came before it in the same
-read, and what h2 does not look at is: sizes, floods, header blocks in pieces. Whole header blocks
-go on to the protocol, everything else to h2.
+read, and what h2 does not look at is: sizes, floods, header blocks in pieces. Header blocks, DATA
+in good order and WINDOW_UPDATE are taken here; what is rarer, or not in order, h2 takes and judges.
 """
 
 from __future__ import annotations
@@ -14,23 +14,32 @@ from typing import TYPE_CHECKING
 from h2.errors import ErrorCodes
 
 from kyoukai.backends.base import NEVER, Component
-from kyoukai.backends.http2.connection import MAX_FRAME_SIZE
 from kyoukai.backends.http2.guard import Bucket, ConnectionFault
 from kyoukai.backends.http2.sending import H2Sender
+from kyoukai.backends.http2.wire import (
+    ACK,
+    CONTINUATION,
+    DATA,
+    END_HEADERS,
+    END_STREAM,
+    HAS_PRIORITY,
+    HEADERS,
+    MAX_FRAME_SIZE,
+    PADDED,
+    PING,
+    PREFACE,
+    PRIORITY,
+    RST_STREAM,
+    SETTINGS,
+    WINDOW_UPDATE,
+)
 
 if TYPE_CHECKING:
     from asphalt.core import Context
 
     from kyoukai.backends.http2.state import H2State
 
-__all__ = ("HEADERS", "PREFACE", "PRIORITY_UPDATE", "FrameReceiver", "too_large")
-
-#: What a client's first bytes are (RFC 9113 section 3.4).
-PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
-
-DATA, HEADERS, PRIORITY, RST_STREAM, SETTINGS, PUSH_PROMISE, PING, GOAWAY = range(8)
-WINDOW_UPDATE, CONTINUATION, PRIORITY_UPDATE = 8, 9, 16
-END_STREAM, END_HEADERS, PADDED, HAS_PRIORITY, ACK = 1, 4, 8, 32, 1
+__all__ = ("FrameReceiver", "too_large")
 
 #: Control frames that go with each request, beside those that go with what we send, and how many a
 #: client may save up.
@@ -204,7 +213,7 @@ class FrameReceiver(H2Sender):
         stream_id = int.from_bytes(frame[5:9]) & 0x7FFFFFFF
         stream = self.streams.get(stream_id)
         if stream is not None:
-            self.adopted(stream)
+            self.with_h2(stream)
         elif stream_id:
             self._other_frame(WINDOW_UPDATE, frame)
             return
@@ -222,6 +231,8 @@ class FrameReceiver(H2Sender):
             text = "the connection does not begin with the HTTP/2 preface"
             raise ConnectionFault(ErrorCodes.PROTOCOL_ERROR, text)
         self._taken += len(piece)
+        if self.greeted:
+            self._silent = False
         return len(piece)
 
     # -- Frames --------------------------------------------------------------------------------
@@ -253,9 +264,9 @@ class FrameReceiver(H2Sender):
                 raise ConnectionFault(ErrorCodes.FRAME_SIZE_ERROR, text)
             self.count_control((len(frame) - 9) // _SETTINGS_SIZE)
             for each in self.streams.values():
-                self.adopted(each)  # as their windows may change
+                self.with_h2(each)  # as their windows may change
         elif stream is not None:
-            self.adopted(stream)
+            self.with_h2(stream)
             fault = _stream_fault(kind, stream_id, frame)
             if fault is not None:
                 self.give_up(stream, fault)

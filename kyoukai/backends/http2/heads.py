@@ -66,7 +66,7 @@ def request_head(fields: Sequence[Header], protocol: BaseProtocol) -> RequestHea
     """
     pseudo: dict[bytes, bytes] = {}
     special: dict[bytes, bytes] = {}
-    headers: list[Header] = [(b"host", b"")]
+    headers: list[Header] = [(b"host", b"")]  # in the first place; its value comes below
     regular = False
     for name, value in fields:
         if name[:1] == b":":

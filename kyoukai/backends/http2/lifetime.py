@@ -1,11 +1,19 @@
 """
 How an HTTP/2 connection ends: by its own errors, by a GOAWAY in two steps, or for want of use.
+
+A connection goes through these states, each by what stands for it:
+
+- greeting: not ``_settled``, until the client's preface and SETTINGS have come
+- open
+- announced: ``closing``; GOAWAY(2^31-1) and PING are sent, requests are still served
+- last: ``_final_stream`` is a real number; later streams are ignored
+- deaf: ``_deaf``; after an error, nothing more is taken, but answers go out
+- ended: ``_ended``; the last byte is sent, and the client may close first
+- lost: ``is_lost``
 """
 
 from __future__ import annotations
 
-import asyncio
-from functools import partial
 from typing import TYPE_CHECKING
 
 from h2.errors import ErrorCodes
@@ -27,7 +35,7 @@ ALL_STREAMS = 2**31 - 1
 FAREWELL = b"farewell"
 _FAREWELL_WAIT = 1.0
 #: Seconds that a client has to close by itself, once nothing is left to do.
-_LAST_CALL = 0.25
+_CLOSE_WAIT = 0.25
 
 
 class H2Lifetime(FrameReceiver):
@@ -38,7 +46,7 @@ class H2Lifetime(FrameReceiver):
     :param parent_context: the Asphalt context of its requests' contexts
     """
 
-    __slots__ = ("_end_by", "_ending", "_final_stream")
+    __slots__ = ("_end_by", "_final_stream")
 
     def __init__(self, component: Component, parent_context: Context | None = None) -> None:
         super().__init__(component, parent_context)
@@ -46,8 +54,6 @@ class H2Lifetime(FrameReceiver):
         self._final_stream = ALL_STREAMS
         # When the connection is closed though the client goes on sending; 0 if it does not matter.
         self._end_by = 0.0
-        # Tasks of streams that were reset.
-        self._ending: set[asyncio.Task[None]] = set()
 
     # -- By an error ---------------------------------------------------------------------------
 
@@ -55,14 +61,14 @@ class H2Lifetime(FrameReceiver):
         """
         The connection cannot go on (RFC 9113 section 5.4.1).
 
-        Nothing more is taken from the client, but what it had asked for in good order is answered
-        if that takes no longer than ``linger_timeout``.
+        Nothing more is taken from the client. What it had asked for in good order is answered, as
+        far as its windows are open and if that takes no longer than ``linger_timeout``; but after
+        ENHANCE_YOUR_CALM nothing is.
         """
         report(self.client[0] if self.client else "unix", fault.text)
         self._deaf = self.closing = True
         self._block = None
-        if not self.greeted and self.tls is not None and self.tls.selected_alpn_protocol() is None:
-            self.h2.clear_outbound_data_buffer()
+        if self._silent:
             self._end(0)
             return
         self._final_stream = min(self._final_stream, self.h2.highest_inbound_stream_id)
@@ -78,18 +84,11 @@ class H2Lifetime(FrameReceiver):
 
     def lose(self, stream: StreamState) -> None:
         """The stream's client is gone; its task counts until it has finished."""
-        task = stream.task
         over = stream.sending is CLOSED
+        self.count_task(stream)
         super().lose(stream)
-        if task is not None:
-            self._ending.add(task)
-            task.add_done_callback(partial(self._task_ended, stream))
         if self._logs_access and not over:
             self.component.log_access(stream)
-
-    def _task_ended(self, stream: StreamState, task: asyncio.Task[None]) -> None:
-        self._ending.discard(task)
-        stream.close()  # one that had not begun has not done it itself
 
     # -- In good order -------------------------------------------------------------------------
 
@@ -115,7 +114,7 @@ class H2Lifetime(FrameReceiver):
         self.h2.go_away(self._final_stream, ErrorCodes.NO_ERROR)
         self.schedule_flush()
         if not self.streams:
-            self._end(_LAST_CALL)
+            self._end(_CLOSE_WAIT)
 
     def close(self, error_code: int = 0) -> None:
         """
@@ -126,7 +125,7 @@ class H2Lifetime(FrameReceiver):
         if not self._ended:
             self._final_stream = min(self._final_stream, self.h2.highest_inbound_stream_id)
             self.h2.go_away(self._final_stream, error_code)
-            self._end(_LAST_CALL)
+            self._end(_CLOSE_WAIT)
 
     def _end(self, wait: float) -> None:
         """
@@ -142,7 +141,7 @@ class H2Lifetime(FrameReceiver):
             return
         if not self.close_output():
             self._end_by = self.loop.time() + wait
-            wait = min(wait, _LAST_CALL)  # more while something comes
+            wait = min(wait, _CLOSE_WAIT)  # more while something comes
         if self.transport.get_write_buffer_size():
             self.watch_writes()
         self.resume_reading()
@@ -151,14 +150,14 @@ class H2Lifetime(FrameReceiver):
     def dropped(self) -> None:
         """Something came that is not taken any more: over TLS, wait until nothing does."""
         if self._end_by:
-            self.set_read_deadline(min(_LAST_CALL, self._end_by - self.loop.time()))
+            self.set_read_deadline(min(_CLOSE_WAIT, self._end_by - self.loop.time()))
 
     def streams_ended(self) -> None:
         """No stream is open any more: wait for the next request, or end."""
         if self._ended or self.is_lost or self._block is not None:
             return
         if self._final_stream != ALL_STREAMS:
-            self._end(_LAST_CALL)
+            self._end(_CLOSE_WAIT)
         elif not self.closing:
             self._read_deadline = deadline = self.loop.time() + self._keep_alive
             if deadline < self._timer_at:
@@ -172,7 +171,7 @@ class H2Lifetime(FrameReceiver):
             else:
                 super().close()
         elif self._deaf:
-            self._end(_LAST_CALL)
+            self._end(_CLOSE_WAIT)
         elif self._block is not None:
             text = "a header block took too long (header_timeout)"
             self.fail(ConnectionFault(ErrorCodes.ENHANCE_YOUR_CALM, text))

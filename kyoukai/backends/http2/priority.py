@@ -16,6 +16,7 @@ __all__ = ("DEFAULT_PRIORITY", "Priority", "Scheduler", "parse_priority")
 #: Every how many frames one goes to the stream that has waited longest, whatever its priority.
 _FAIR_TURN = 8
 
+_MEMBERS = re.compile(rb'(?:"(?:[^"\\]|\\.)*"|[^",])+')
 _KEY = re.compile(rb"[a-z*][a-z0-9_\-.*]*")
 _LONGEST = 256
 #: Entries of no more use that the heap may hold.
@@ -45,12 +46,16 @@ def parse_priority(value: bytes) -> Priority:
     range is ignored, as RFC 9218 section 4 asks; of a member that comes twice the last one counts.
     """
     urgency, incremental = DEFAULT_PRIORITY
-    for member in value[:_LONGEST].split(b","):
+    value = value.strip(b" \t")
+    if len(value) > _LONGEST:
+        value = value[:_LONGEST].rpartition(b",")[0]
+    for member in _MEMBERS.findall(value):
         key, equals, item = member.partition(b";")[0].strip(b" \t").partition(b"=")
         if not _KEY.fullmatch(key):
             return DEFAULT_PRIORITY
-        if key == b"u" and len(item) == 1 and item in b"01234567":
-            urgency = int(item)
+        if key == b"u":
+            known = len(item) == 1 and item in b"01234567"
+            urgency = int(item) if known else DEFAULT_PRIORITY.urgency
         elif key == b"i" and (not equals or item in (b"?0", b"?1")):
             incremental = item != b"?0"
     return Priority(urgency, incremental)

@@ -1,7 +1,7 @@
 """
 HTTP/2 (RFC 9113) on h2: from frames to streams, and a connection's life.
 
-Whole requests without a body are opened at once. Every other frame goes to h2, whose events are
+Requests that are a head alone are opened at once; h2 is told of all others. Its events are
 dispatched by their type.
 """
 
@@ -17,13 +17,7 @@ from hpack.exceptions import HPACKError, OversizedHeaderListError
 
 from kyoukai.backends.answers import refusal
 from kyoukai.backends.base import NEVER, Component
-from kyoukai.backends.http2.connection import frame_head
-from kyoukai.backends.http2.frames import (
-    END_HEADERS,
-    HEADERS,
-    PRIORITY_UPDATE,
-    too_large,
-)
+from kyoukai.backends.http2.frames import too_large
 from kyoukai.backends.http2.guard import ConnectionFault
 from kyoukai.backends.http2.heads import (
     check_trailer_fields,
@@ -34,6 +28,7 @@ from kyoukai.backends.http2.heads import (
 from kyoukai.backends.http2.lifetime import FAREWELL, H2Lifetime
 from kyoukai.backends.http2.priority import Priority, parse_priority
 from kyoukai.backends.http2.state import H2State
+from kyoukai.backends.http2.wire import END_HEADERS, HEADERS, PRIORITY_UPDATE, frame_head
 from kyoukai.exceptions import BodyMalformed, BodyTimeout, ProtocolError
 from kyoukai.stream import CLOSED, OPEN, RequestHead, StreamState
 
@@ -43,7 +38,6 @@ if TYPE_CHECKING:
     from asphalt.core import Context
 
     from kyoukai.rules import Header
-    from kyoukai.stream import Interface
 
 __all__ = ("PROTOCOL_CLASS", "H2KyoukaiProtocol")
 
@@ -114,12 +108,15 @@ class H2KyoukaiProtocol(H2Lifetime):
             self.h2.greet()
         else:
             head, body, trailers = self._upgraded
-            stream = self._open(1, head, 1)
+            stream = self._open(1, head)
             stream.adopted = True
             stream.insert_data(body, 0)  # no window was used for it
             stream.trailers = trailers
-        if self.tls is None or self.tls.selected_alpn_protocol() == "h2":
-            self.flush()  # else the client must show first that it means HTTP/2
+            stream.receiving = CLOSED
+            self.start_stream(stream)
+        # Without a word of it in the handshake, the client must show first that it means HTTP/2.
+        self._silent = self.tls is not None and self.tls.selected_alpn_protocol() != "h2"
+        self.flush()
 
     def eof_received(self) -> bool:
         """
@@ -165,7 +162,9 @@ class H2KyoukaiProtocol(H2Lifetime):
             head, interface = refused_head(fields, self), _Refusal(error)
         if ends:
             h2.open_lightly(stream_id)
-            self._open(stream_id, head, ends, interface)
+            stream = self._open(stream_id, head)
+            stream.receiving = CLOSED
+            self.start_stream(stream, interface)
         else:
             self._received = (head, interface)
             self._dispatch(h2.open(stream_id))
@@ -197,7 +196,7 @@ class H2KyoukaiProtocol(H2Lifetime):
                 self._break(stream, error.detail)
                 return
         elif stream is not None:
-            self.adopted(stream)
+            self.with_h2(stream)
         self._feed_block(stream_id, ends)
 
     def _feed_block(self, stream_id: int, ends: int) -> None:
@@ -218,18 +217,10 @@ class H2KyoukaiProtocol(H2Lifetime):
         if self.h2.decoder.size > self._max_head_size:
             raise ProtocolError(431, "The request's head is too large.")
 
-    def _open(
-        self,
-        stream_id: int,
-        head: RequestHead,
-        ends: int,
-        interface: Interface | None = None,
-    ) -> H2State:
-        """A request's head is complete: start its stream."""
+    def _open(self, stream_id: int, head: RequestHead) -> H2State:
+        """A request's head is complete: make its stream, which is started when all is set."""
         stream = H2State(head, stream_id, self)
         self.streams[stream_id] = stream
-        if ends:
-            stream.receiving = CLOSED
         if self._early_priorities:
             priority = self._early_priorities.pop(stream_id, None)
             if priority is not None:
@@ -238,7 +229,6 @@ class H2KyoukaiProtocol(H2Lifetime):
         self._requests += 1
         if self._requests == self._max_requests:
             self.shutdown()
-        self.start_stream(stream, interface)
         return stream
 
     def _refuse(self, stream_id: int, code: int, counts: bool) -> None:
@@ -268,9 +258,10 @@ class H2KyoukaiProtocol(H2Lifetime):
     def request_received(self, event: events.RequestReceived) -> None:
         """A request with a body has begun."""
         head, interface = self._received
-        stream = self._open(event.stream_id or 0, head, 0, interface)
+        stream = self._open(event.stream_id or 0, head)
         stream.adopted = True
         stream.continue_expected = head.get(b"expect") is not None
+        self.start_stream(stream, interface)
         if self._body_timer is None and self.config.min_body_rate:
             self._body_timer = self.loop.call_later(_RATE_TICK, self._check_rates)
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 from abc import abstractmethod
+from functools import partial
 from typing import TYPE_CHECKING
 
 from h2.errors import ErrorCodes
@@ -17,9 +18,17 @@ from h2.stream import StreamClosedBy
 
 from kyoukai.backends.answers import content_length
 from kyoukai.backends.base import BaseProtocol, Component
-from kyoukai.backends.http2.connection import MAX_FRAME_SIZE, ServerConnection, frame_head
+from kyoukai.backends.http2.connection import ServerConnection
 from kyoukai.backends.http2.fields import block_of, response_blocks
 from kyoukai.backends.http2.priority import Priority, Scheduler
+from kyoukai.backends.http2.wire import (
+    DATA,
+    END_HEADERS,
+    END_STREAM,
+    HEADERS,
+    MAX_FRAME_SIZE,
+    frame_head,
+)
 from kyoukai.exceptions import PeerGone
 from kyoukai.rules import bodyless
 from kyoukai.stream import CLOSED, IDLE, OPEN, StreamState
@@ -37,11 +46,10 @@ __all__ = ("H2Sender",)
 
 #: Bytes that a stream holds back at a time.
 _SLICE = 65536
+#: The least that a frame has which a window cut short, and that is worth its updates.
+_ORDINARY = 1024
 #: Seconds that a request has to end after its answer, before it is told to stop.
 _EARLY = 0.2
-
-_DATA, _HEADERS = 0, 1
-_END_STREAM, _END_HEADERS = 1, 4
 
 
 class H2Sender(BaseProtocol):
@@ -54,13 +62,16 @@ class H2Sender(BaseProtocol):
 
     __slots__ = (
         "_blocks",
-        "_earned_then",
         "_ended",
+        "_ending",
         "_flush_due",
         "_out",
         "_out_size",
         "_pump_due",
         "_scheduler",
+        "_sent",
+        "_sent_then",
+        "_silent",
         "_stall_timer",
         "bytes_earned",
         "frames_earned",
@@ -85,7 +96,12 @@ class H2Sender(BaseProtocol):
         self._scheduler = Scheduler()
         self._pump_due = False
         self._stall_timer: asyncio.TimerHandle | None = None
-        self._earned_then = 0
+        # DATA sent by streams that had to wait, now and at the last look.
+        self._sent = self._sent_then = 0
+        # Whether nothing is sent yet, for the client may not mean HTTP/2.
+        self._silent = False
+        # Tasks of streams that were reset.
+        self._ending: set[asyncio.Task[None]] = set()
 
     @abstractmethod
     def streams_ended(self) -> None:
@@ -102,6 +118,8 @@ class H2Sender(BaseProtocol):
     def flush(self) -> None:
         """Write what has gathered."""
         self._flush_due = False
+        if self._silent:
+            return
         out = self._out
         if self.h2._data_to_send:
             out.append(self.h2.data_to_send())
@@ -152,8 +170,8 @@ class H2Sender(BaseProtocol):
                     stream.status = status
                     stream.bytes_sent = size
                     stream.sending = CLOSED
-                    head = frame_head(len(block), _HEADERS, _END_HEADERS, stream_id)
-                    end = frame_head(size, _DATA, _END_STREAM, stream_id)
+                    head = frame_head(len(block), HEADERS, END_HEADERS, stream_id)
+                    end = frame_head(size, DATA, END_STREAM, stream_id)
                     self._put(size, head, block, end, body)
                     self.frames_earned += 2
                     self.bytes_earned += 2 * size
@@ -161,7 +179,7 @@ class H2Sender(BaseProtocol):
                         self.component.log_access(stream)
                     self.forget(stream_id)
                     return
-        await self._send_whole(self.adopted(stream), status, headers, body)
+        await self._send_whole(self.with_h2(stream), status, headers, body)
 
     async def _send_whole(
         self, stream: H2State, status: int, headers: Sequence[Header], body: Payload
@@ -170,6 +188,8 @@ class H2Sender(BaseProtocol):
         block, length, _ = self._blocks.render(status, headers)
         size = len(body)
         length = content_length(stream.head.method, status, length, size)
+        if status == 304:
+            length = None  # allowed (RFC 9110 section 8.6), but Go's client waits for such a body
         if bodyless(stream.head.method, status):
             body, size = b"", 0
         if length is not None:
@@ -190,7 +210,7 @@ class H2Sender(BaseProtocol):
         self, stream: StreamState, status: int, headers: Sequence[Header]
     ) -> None:
         """Send an interim response."""
-        state = self.adopted(stream)
+        state = self.with_h2(stream)
         self.h2.send_block(state.stream_id, block_of(headers, status), interim=True)
         self.schedule_flush()
 
@@ -198,29 +218,29 @@ class H2Sender(BaseProtocol):
         self, stream: StreamState, status: int, headers: Sequence[Header], length: int | None
     ) -> None:
         """Send the head of a response whose body follows."""
-        state = self.adopted(stream)
+        state = self.with_h2(stream)
         block, _, _ = self._blocks.render(status, headers)
-        if length is not None and status != 204:
+        if length is not None and status not in (204, 304):
             block = self._blocks.with_length(block, length)
         self.h2.send_block(state.stream_id, block)
         self.schedule_flush()
 
     async def send_data(self, stream: StreamState, data: Payload) -> None:
         """Send some of the body; waits while the windows or the transport's buffer are full."""
-        await self._send(self.adopted(stream), data)
+        await self._send(self.with_h2(stream), data)
         if self.write_paused:
             await self.drain()
 
     async def end(self, stream: StreamState, trailers: Sequence[Header]) -> None:
         """Finish the response."""
-        state = self.adopted(stream)
+        state = self.with_h2(stream)
         async with state.sender:
             self._check_open(state)
             if trailers:
                 self.h2.send_block(state.stream_id, block_of(trailers), end_stream=True)
             else:
                 self.h2.count_data(state.stream_id, 0, end_stream=True)
-                self._put(0, frame_head(0, _DATA, _END_STREAM, state.stream_id))
+                self._put(0, frame_head(0, DATA, END_STREAM, state.stream_id))
             self._response_complete(state)
 
     async def _send(self, stream: H2State, data: Payload, end_stream: bool = False) -> None:
@@ -258,9 +278,11 @@ class H2Sender(BaseProtocol):
             piece = bytes(piece)  # the application may use its buffer again before it is flushed
         self.h2.count_data(stream_id, size, end_stream)
         stream.bytes_sent += size
-        self.frames_earned += 2
+        self._sent += size
+        if whole or size >= _ORDINARY:  # windows of a few bytes do not pay for their updates
+            self.frames_earned += 2
         self.bytes_earned += 2 * size
-        self._put(size, frame_head(size, _DATA, end_stream, stream_id), piece)
+        self._put(size, frame_head(size, DATA, end_stream, stream_id), piece)
         return True
 
     # -- Waiting for windows and for the transport ---------------------------------------------
@@ -354,8 +376,8 @@ class H2Sender(BaseProtocol):
         """
         self._stall_timer = None
         waiting = [stream for stream in self.streams.values() if stream.turn is not None]
-        idle = self.frames_earned == self._earned_then and not self.write_paused
-        self._earned_then = self.frames_earned
+        idle = self._sent == self._sent_then
+        self._sent_then = self._sent
         for stream in waiting:
             stalled = idle or self.h2.stream_window(stream.stream_id) <= 0
             if stalled and stream.looked_at == stream.bytes_sent and not self.write_paused:
@@ -367,9 +389,15 @@ class H2Sender(BaseProtocol):
             )
 
     # -- The end of a stream -------------------------------------------------------------------
+    #
+    #   method      who calls it                          sends         the stream's task
+    #   forget      both directions are complete          nothing       goes on
+    #   reset       the application (see StreamState)     RST_STREAM    goes on, is counted
+    #   give_up     the client broke it, or took nothing  RST_STREAM    is cancelled, is counted
+    #   lose        the client left, or reset it          nothing       is cancelled, is counted
 
-    def adopted(self, stream: StreamState) -> H2State:
-        """Return the stream, once h2 knows it."""
+    def with_h2(self, stream: StreamState) -> H2State:
+        """Return the stream, which h2 knows from now on."""
         state: H2State = stream  # type: ignore[assignment]
         if not state.adopted:
             if state.stream_id not in self.streams:
@@ -428,8 +456,20 @@ class H2Sender(BaseProtocol):
             return
         self.h2.reset(stream_id, code)
         self.schedule_flush()
+        self.count_task(stream)
         self.release(stream)
         self.forget(stream_id, StreamClosedBy.SEND_RST_STREAM)
+
+    def count_task(self, stream: StreamState) -> None:
+        """Let the task of a stream that is over count for the limit of streams until it ends."""
+        task = stream.task
+        if task is not None and task not in self._ending:
+            self._ending.add(task)
+            task.add_done_callback(partial(self._task_ended, stream))
+
+    def _task_ended(self, stream: StreamState, task: asyncio.Task[None]) -> None:
+        self._ending.discard(task)
+        stream.close()  # one that had not begun has not done it itself
 
     def release(self, stream: H2State) -> None:
         """Wake whoever waits to send on a stream that is over."""

@@ -157,6 +157,7 @@ async def test_a_long_life(seed: int) -> None:
         "h2_connection_window": chance.choice([65_535, 200_000, 1_048_576]),
         "write_buffer_size": chance.choice([1024, 10_000, 65_536]),
         "h2_max_concurrent_streams": 1000,
+        "h2_control_burst": 100_000,  # windows of 100 bytes are worth no updates
     }
     windows = {
         "window": chance.choice([100, 10_000, 65_535, 1_000_000]),

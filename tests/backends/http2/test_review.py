@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
+import weakref
+from typing import Any
 
 import pytest
 
+from kyoukai.backends.base import BaseProtocol
 from kyoukai.backends.http2.protocol import H2KyoukaiProtocol
+from kyoukai.backends.httptools_ import HttpToolsProtocol
 from kyoukai.exceptions import BodyError, PeerGone
 from kyoukai.stream import StreamState
 from kyoukai.testing import MemoryServer
@@ -15,10 +20,13 @@ from kyoukai.testing import MemoryServer
 from ..frames import (
     CANCEL,
     DATA,
+    ENHANCE_YOUR_CALM,
+    GOAWAY,
     HEADERS,
     INITIAL_WINDOW_SIZE,
     NO_ERROR,
     PREFACE,
+    REFUSED_STREAM,
     RST_STREAM,
     FrameClient,
     data,
@@ -28,7 +36,7 @@ from ..frames import (
     settings,
     window_update,
 )
-from ..support import Clock, Stage, StrictTransport, turns
+from ..support import Clock, Mirror, Stage, StrictTransport, turns
 from .trial import h2_server
 
 POST = request(method=b"POST")
@@ -167,3 +175,106 @@ async def test_waiting_behind_others_is_no_stall() -> None:
         for each in sending:
             with pytest.raises((PeerGone, asyncio.CancelledError)):
                 await each
+
+
+async def test_windows_of_one_byte_do_not_pay_for_their_updates() -> None:
+    async def app(stream: StreamState) -> None:
+        await stream.send_response(200, (), bytes(100_000))
+
+    async with h2_server(app) as server:
+        client = FrameClient(server)
+        client.send(settings({INITIAL_WINDOW_SIZE: 0}), headers(1))
+        await turns()
+        for _ in range(1000):
+            client.send(window_update(1, 1))
+            await turns(2)
+        assert (await client.next(GOAWAY)).code == ENHANCE_YOUR_CALM
+
+
+async def test_tasks_of_streams_that_the_application_reset_count() -> None:
+    running: list[StreamState] = []
+
+    async def app(stream: StreamState) -> None:
+        running.append(stream)
+        stream.reset()
+        await asyncio.Event().wait()
+
+    async with h2_server(app, h2_max_concurrent_streams=5) as server:
+        client = FrameClient(server)
+        for number in range(1, 21, 2):
+            client.send(headers(number))
+            await turns()
+        assert len(running) == 5
+        resets = [frame.code for frame in client.take() if frame.kind == RST_STREAM]
+        assert resets == [CANCEL] * 5 + [REFUSED_STREAM] * 5
+
+
+@pytest.mark.parametrize("protocol", [H2KyoukaiProtocol, HttpToolsProtocol])
+async def test_a_body_that_the_client_broke_is_its_fault(
+    protocol: type[BaseProtocol], caplog: pytest.LogCaptureFixture
+) -> None:
+    """An interface need not catch what reading raises."""
+
+    async def app(stream: StreamState) -> None:
+        stream.set_body_limit(10)
+        await stream.read_async()
+
+    async with MemoryServer(app, protocol) as server:
+        if protocol is H2KyoukaiProtocol:
+            client = FrameClient(server)
+            client.send(headers(1, POST, end=False), data(1, bytes(100), end=True))
+            assert (await client.answer(1))[0] == 413
+        else:
+            connection = server.connect()
+            connection.request("POST", "/", chunks=[bytes(100)])
+            assert (await connection.response()).status == 413
+    assert not caplog.records
+
+
+FACTORIES = [asyncio.Task]
+if hasattr(asyncio, "eager_task_factory"):
+    FACTORIES.append(asyncio.eager_task_factory)
+
+
+@pytest.mark.parametrize("factory", FACTORIES)
+async def test_factories_of_tasks(factory: Any) -> None:
+    """One of them runs a task at once, as far as it can."""
+    loop = asyncio.get_running_loop()
+    loop.set_task_factory(
+        lambda loop, coro, **options: (
+            factory(coro, loop=loop, **options)
+            if factory is asyncio.Task
+            else factory(loop, coro, **options)
+        )
+    )
+    async with h2_server(Mirror()) as server:
+        client = FrameClient(server)
+        client.send(headers(1), headers(3, POST, end=False), data(3, b"abc", end=True))
+        assert (await client.answer(1))[2] == b"GET / "
+        assert (await client.answer(3))[2] == b"POST / abc"
+        await turns()
+        assert not server.connections.tasks
+
+
+def test_the_first_half_of_a_connection_is_freed() -> None:
+    """What began with HTTP/1.1 and chose HTTP/2 in the handshake leaves no cycle behind."""
+
+    class ChosenH2:
+        def selected_alpn_protocol(self) -> str:
+            return "h2"
+
+    async def connect() -> bool:
+        async with MemoryServer(Mirror()) as server:
+            first = HttpToolsProtocol(server)
+            transport = StrictTransport(first, {"ssl_object": ChosenH2()})
+            first.connection_made(transport)
+            assert isinstance(transport.protocol, H2KyoukaiProtocol)
+            watched = weakref.ref(first)
+            del first
+            return watched() is None
+
+    gc.disable()
+    try:
+        assert asyncio.run(connect())
+    finally:
+        gc.enable()
