@@ -36,7 +36,8 @@ from kyoukai.server.options import (
 )
 
 if TYPE_CHECKING:
-    from kyoukai.backends.base import BaseProtocol, Connections
+    from kyoukai.backends.base import BaseProtocol
+    from kyoukai.backends.connections import Connections
     from kyoukai.stream import Interface, StreamState
 
 __all__ = (

@@ -20,7 +20,8 @@ from asphalt.core.component import component_types
 from werkzeug.datastructures import Headers
 
 from kyoukai.app import Kyoukai
-from kyoukai.backends.base import BaseProtocol, Connections
+from kyoukai.backends.base import BaseProtocol
+from kyoukai.backends.connections import Connections
 from kyoukai.backends.httptools_ import HttpToolsProtocol
 from kyoukai.config import ServerConfig
 from kyoukai.interfaces.native import NativeInterface

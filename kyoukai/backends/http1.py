@@ -11,7 +11,8 @@ from collections import deque
 from typing import TYPE_CHECKING
 
 from kyoukai.backends.answers import content_length, reason, refusal, response_heads
-from kyoukai.backends.base import BaseProtocol, Component
+from kyoukai.backends.base import BaseProtocol
+from kyoukai.backends.connections import Component
 from kyoukai.exceptions import PeerGone
 from kyoukai.rules import bodyless
 from kyoukai.stream import CLOSED, IDLE, OPEN, StreamState

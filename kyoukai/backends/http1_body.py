@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING
 
 import httptools
 
-from kyoukai.backends.base import NEVER, Component
+from kyoukai.backends.base import NEVER
+from kyoukai.backends.connections import Component
 from kyoukai.backends.http1 import DISCARD_LIMIT, SLICE, H1State, Http1Protocol
 from kyoukai.exceptions import BodyMalformed, BodyTimeout
 from kyoukai.stream import CLOSED, StreamState

@@ -16,7 +16,14 @@ from kyoukai.exceptions import ProtocolError
 from kyoukai.rules import decode_path
 from kyoukai.stream import RequestHead
 
-__all__ = ("Framing", "HeadMemory", "framing_of")
+__all__ = ("REFUSED", "Framing", "HeadMemory", "framing_of")
+
+
+#: Methods that are no requests to this server.
+REFUSED = {
+    "CONNECT": (405, "This server is no proxy."),
+    "PRI": (505, "HTTP/2 is not spoken here."),
+}
 
 
 class Framing(NamedTuple):

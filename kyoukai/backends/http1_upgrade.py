@@ -8,6 +8,7 @@ component makes.
 from __future__ import annotations
 
 import asyncio
+import re
 from typing import TYPE_CHECKING, cast
 
 from kyoukai.backends.http1 import H1State
@@ -17,12 +18,16 @@ from kyoukai.backends.tls_reader import replace_protocol
 if TYPE_CHECKING:
     from asphalt.core import Context
 
-    from kyoukai.backends.base import BaseProtocol, Component
+    from kyoukai.backends.base import BaseProtocol
+    from kyoukai.backends.connections import Component
 
 __all__ = ("Http2Entrance",)
 
 #: What an HTTP/2 client's first bytes are (RFC 9113 section 3.4).
 _PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
+#: First bytes of no HTTP at all, though they look like a request line: three words of capitals.
+#: (Conformance tests send that for a wrong preface of HTTP/2.)
+_WRONG_PREFACE = re.compile(rb"[A-Z]+ [A-Z]+ [A-Z]+\r\n\r\n")
 #: The longest body that is waited for before an upgrade.
 _LONGEST_BODY = 65536
 #: What an upgrade leaves of its request.
@@ -82,15 +87,20 @@ class Http2Entrance(BodyReceiver):
         self.hand_over(target)
         return True
 
-    def hang_up(self) -> None:
+    def hang_up(self, data: bytes) -> bool:
         """
-        Close a connection whose first bytes are those of neither protocol.
+        Close a connection that begins with a wrong preface of HTTP/2.
 
-        Where HTTP/2 may begin, that is a wrong preface, and an answer on HTTP/1.1 would be taken
-        for frames (RFC 9113 section 3.4).
+        An answer on HTTP/1.1 would be taken for frames (RFC 9113 section 3.4).
+
+        :param data: its first bytes
+        :return: False if they are none
         """
+        if not _WRONG_PREFACE.fullmatch(data):
+            return False
         self.drop_input()
         self.close()
+        return True
 
     # -- The upgrade (RFC 7540 section 3.2) ----------------------------------------------------
 

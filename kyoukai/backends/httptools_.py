@@ -13,15 +13,15 @@ in order. An error is answered in its turn too, and ends the connection.
 from __future__ import annotations
 
 import asyncio
-import re
 from typing import TYPE_CHECKING
 
 import httptools
 
-from kyoukai.backends.base import NEVER, Component
+from kyoukai.backends.base import NEVER
+from kyoukai.backends.connections import Component
 from kyoukai.backends.http1 import H1State, answer_refusal
 from kyoukai.backends.http1_body import BODY, CHUNKED, DROPPED, HEAD
-from kyoukai.backends.http1_heads import HeadMemory, framing_of
+from kyoukai.backends.http1_heads import REFUSED, HeadMemory, framing_of
 from kyoukai.backends.http1_upgrade import Http2Entrance
 from kyoukai.exceptions import ProtocolError
 from kyoukai.rules import (
@@ -56,16 +56,7 @@ _SPECIAL = FORWARDED | {
     b"upgrade",
 }
 
-#: First bytes of no HTTP at all, though they look like a request line: three words of capitals.
-#: (Conformance tests send that for a wrong preface of HTTP/2.)
-_NO_HTTP = re.compile(rb"[A-Z]+ [A-Z]+ [A-Z]+\r\n\r\n")
-
 _VERSIONS = {b"HTTP/1.1": "1.1", b"HTTP/1.0": "1.0"}
-#: Methods that are no requests to this server.
-_REFUSED = {
-    "CONNECT": (405, "This server is no proxy."),
-    "PRI": (505, "HTTP/2 is not spoken here."),
-}
 _methods: dict[bytes, str] = {}
 
 
@@ -275,8 +266,7 @@ class HttpToolsProtocol(Http2Entrance):
         except httptools.HttpParserUpgrade:
             upgrade = True
         except httptools.HttpParserError:
-            if fresh and _NO_HTTP.fullmatch(data):
-                self.hang_up()
+            if fresh and self.hang_up(data):
                 return
             self._refuse(400, "The request is malformed.")
             return
@@ -305,8 +295,8 @@ class HttpToolsProtocol(Http2Entrance):
         if version is None:
             http = self._version.startswith(b"HTTP/")
             raise ProtocolError(505 if http else 400, "Only HTTP/1.0 and HTTP/1.1 are spoken here.")
-        if method in _REFUSED:
-            raise ProtocolError(*_REFUSED[method])
+        if method in REFUSED:
+            raise ProtocolError(*REFUSED[method])
         if target[0] == 47 and b"#" not in target:  # "/path?query", as nearly always
             absolute = b""
             raw_path, _, query = target.partition(b"?")

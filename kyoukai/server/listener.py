@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
-from kyoukai.backends.base import Connections
+from kyoukai.backends.connections import Connections
 from kyoukai.backends.tls_reader import TlsReader
 from kyoukai.exceptions import ConfigurationError
 from kyoukai.server.access_log import AccessLog

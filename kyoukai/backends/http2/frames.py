@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING
 
 from h2.errors import ErrorCodes
 
-from kyoukai.backends.base import NEVER, Component
+from kyoukai.backends.base import NEVER
+from kyoukai.backends.connections import Component
 from kyoukai.backends.http2.guard import Bucket, ConnectionFault
 from kyoukai.backends.http2.sending import H2Sender
 from kyoukai.backends.http2.wire import (

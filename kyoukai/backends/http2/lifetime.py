@@ -25,7 +25,7 @@ from kyoukai.stream import CLOSED, OPEN, StreamState
 if TYPE_CHECKING:
     from asphalt.core import Context
 
-    from kyoukai.backends.base import Component
+    from kyoukai.backends.connections import Component
 
 __all__ = ("ALL_STREAMS", "FAREWELL", "H2Lifetime")
 

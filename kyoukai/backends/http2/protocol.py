@@ -16,7 +16,8 @@ from h2.stream import StreamClosedBy
 from hpack.exceptions import HPACKError, OversizedHeaderListError
 
 from kyoukai.backends.answers import refusal
-from kyoukai.backends.base import NEVER, Component
+from kyoukai.backends.base import NEVER
+from kyoukai.backends.connections import Component
 from kyoukai.backends.http2.frames import too_large
 from kyoukai.backends.http2.guard import ConnectionFault
 from kyoukai.backends.http2.heads import (

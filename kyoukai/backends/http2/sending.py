@@ -17,7 +17,8 @@ from h2.errors import ErrorCodes
 from h2.stream import StreamClosedBy
 
 from kyoukai.backends.answers import content_length
-from kyoukai.backends.base import BaseProtocol, Component
+from kyoukai.backends.base import BaseProtocol
+from kyoukai.backends.connections import Component
 from kyoukai.backends.http2.connection import ServerConnection
 from kyoukai.backends.http2.fields import block_of, response_blocks
 from kyoukai.backends.http2.priority import Priority, Scheduler
