@@ -20,6 +20,7 @@ import pytest
 from kyoukai.backends.http2.protocol import H2KyoukaiProtocol
 from kyoukai.backends.httptools_ import HttpToolsProtocol
 from kyoukai.exceptions import (
+    BodyError,
     BodyNotReady,
     BodyStorageError,
     BodyTooLarge,
@@ -428,6 +429,45 @@ async def test_a_limit_that_comes_too_late(meet: Any) -> None:
         with pytest.raises(BodyTooLarge):
             stream.set_body_limit(10)
         assert stream.buffered == 0
+
+
+async def test_a_body_is_not_to_be_had_after_the_answer(meet: Any) -> None:
+    """Whoever still read it would wait for ever."""
+    caught: list[BaseException] = []
+
+    async def app(stream: StreamState) -> None:
+        reading = asyncio.ensure_future(stream.read_async())
+        await asyncio.sleep(0)
+        await stream.send_response(200, ())
+        try:
+            await reading
+        except BodyError as error:
+            caught.append(error)
+
+    async with meet(app) as (_, peer):
+        peer.begin(length=10)
+        peer.data(b"abc")
+        assert (await peer.response()).status == 200
+        await turns()
+        assert len(caught) == 1
+        assert not peer.transport.protocol.connections.tasks
+
+
+async def test_a_body_that_the_client_broke_is_its_fault(
+    meet: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    """An interface need not catch what reading raises."""
+
+    async def app(stream: StreamState) -> None:
+        stream.set_body_limit(10)
+        await stream.read_async()
+
+    async with meet(app) as (_, peer):
+        peer.begin()
+        peer.data(bytes(100))
+        peer.end()
+        assert (await peer.response()).status == 413
+    assert not caplog.records
 
 
 # -- Answering ---------------------------------------------------------------------------------

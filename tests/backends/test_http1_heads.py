@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
 import random
 import re
 
 import pytest
 
 from kyoukai.backends.http1_heads import HeadMemory
-from kyoukai.exceptions import BodyError
 from kyoukai.stream import StreamState
 from kyoukai.testing import MemoryServer
 
@@ -154,24 +152,3 @@ async def test_a_host_that_a_1_0_request_needs_not_is_not_invented_for_1_1() -> 
         assert (await connection.response()).status == 200
         connection.send(b"GET /b HTTP/1.1\r\nConnection: keep-alive\r\n\r\n")
         assert (await connection.response()).status == 400
-
-
-async def test_a_body_is_not_to_be_had_after_the_answer() -> None:
-    caught: list[BaseException] = []
-
-    async def app(stream: StreamState) -> None:
-        reading = asyncio.ensure_future(stream.read_async())
-        await asyncio.sleep(0)
-        await stream.send_response(200, ())
-        try:
-            await reading
-        except BodyError as error:
-            caught.append(error)
-
-    async with MemoryServer(app) as server:
-        connection = connect(server)
-        connection.send(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 10\r\n\r\nabc")
-        assert (await connection.response()).status == 200
-        await turns()
-        assert len(caught) == 1
-        assert not server.connections.tasks

@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 
 from kyoukai.stream import StreamState
+from kyoukai.testing import MemoryServer
 
 from ..frames import (
     DATA,
-    END_STREAM,
     ENHANCE_YOUR_CALM,
     GOAWAY,
     INITIAL_WINDOW_SIZE,
@@ -30,18 +30,30 @@ async def download(stream: StreamState) -> None:
     await stream.end()
 
 
+def begin(server: MemoryServer) -> FrameClient:
+    """Ask for a download, with windows that hold all of it."""
+    client = FrameClient(server)
+    client.send(settings({INITIAL_WINDOW_SIZE: 2**30}), window_update(0, 2**30))
+    client.send(headers(1))
+    return client
+
+
+async def take_all(client: FrameClient, reply: bytes = b"") -> None:
+    """Take the whole download, with a reply to each frame."""
+    got = 0
+    while got < SIZE:
+        frame = await client.next(DATA, GOAWAY)
+        assert frame.kind == DATA
+        got += len(frame.payload)
+        client.send(reply)
+
+
 @pytest.mark.parametrize("piece", [2048, 4096, 65_536])
 async def test_windows_are_given_back_in_small_pieces_and_late(piece: int) -> None:
     """Go's client sends two updates for each 4 KiB that its application reads, when it reads."""
     async with h2_server(download) as server:
-        client = FrameClient(server)
-        client.send(settings({INITIAL_WINDOW_SIZE: 2**30}), window_update(0, 2**30))
-        client.send(headers(1))
-        got = 0
-        while got < SIZE:
-            frame = await client.next(DATA, GOAWAY)
-            assert frame.kind == DATA
-            got += len(frame.payload)
+        client = begin(server)
+        await take_all(client)
         for _ in range(SIZE // piece):
             client.send(window_update(0, piece), window_update(1, piece))
         client.send(headers(3))
@@ -50,11 +62,8 @@ async def test_windows_are_given_back_in_small_pieces_and_late(piece: int) -> No
 
 async def test_but_not_more_than_was_sent() -> None:
     async with h2_server(download) as server:
-        client = FrameClient(server)
-        client.send(settings({INITIAL_WINDOW_SIZE: 2**30}), window_update(0, 2**30))
-        client.send(headers(1))
-        while not (await client.next(DATA)).flags & END_STREAM:
-            pass
+        client = begin(server)
+        await take_all(client)
         for _ in range(3 * SIZE // 4096):
             client.send(window_update(0, 4096))
         await turns()
@@ -65,12 +74,4 @@ async def test_but_not_more_than_was_sent() -> None:
 async def test_a_ping_with_each_frame() -> None:
     """gRPC's clients measure the round trip so, to find the window that they need."""
     async with h2_server(download) as server:
-        client = FrameClient(server)
-        client.send(settings({INITIAL_WINDOW_SIZE: 2**30}), window_update(0, 2**30))
-        client.send(headers(1))
-        got = 0
-        while got < SIZE:
-            frame = await client.next(DATA, GOAWAY)
-            assert frame.kind == DATA
-            got += len(frame.payload)
-            client.send(b"\0\0\x08\x06\0\0\0\0\0measured")
+        await take_all(begin(server), b"\0\0\x08\x06\0\0\0\0\0measured")

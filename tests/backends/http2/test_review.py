@@ -10,10 +10,9 @@ from typing import Any
 
 import pytest
 
-from kyoukai.backends.base import BaseProtocol
 from kyoukai.backends.http2.protocol import H2KyoukaiProtocol
 from kyoukai.backends.httptools_ import HttpToolsProtocol
-from kyoukai.exceptions import BodyError, PeerGone
+from kyoukai.exceptions import PeerGone
 from kyoukai.stream import StreamState
 from kyoukai.testing import MemoryServer
 
@@ -53,28 +52,6 @@ async def test_a_connection_that_was_refused_starts_nothing() -> None:
         await turns()
         assert not server.connections.tasks
         assert not refused.streams  # type: ignore[attr-defined]
-
-
-async def test_a_body_is_not_to_be_had_after_the_answer() -> None:
-    """Whoever still read it waited for ever."""
-    caught: list[BaseException] = []
-
-    async def app(stream: StreamState) -> None:
-        reading = asyncio.ensure_future(stream.read_async())
-        await asyncio.sleep(0)
-        await stream.send_response(200, ())
-        try:
-            await reading
-        except BodyError as error:
-            caught.append(error)
-
-    async with h2_server(app) as server:
-        client = FrameClient(server)
-        client.send(headers(1, POST, end=False), data(1, b"abc"))
-        assert (await client.answer(1))[0] == 200
-        await turns()
-        assert len(caught) == 1
-        assert not server.connections.tasks
 
 
 async def test_incremental_answers_in_pieces_take_turns() -> None:
@@ -207,28 +184,6 @@ async def test_tasks_of_streams_that_the_application_reset_count() -> None:
         assert len(running) == 5
         resets = [frame.code for frame in client.take() if frame.kind == RST_STREAM]
         assert resets == [CANCEL] * 5 + [REFUSED_STREAM] * 5
-
-
-@pytest.mark.parametrize("protocol", [H2KyoukaiProtocol, HttpToolsProtocol])
-async def test_a_body_that_the_client_broke_is_its_fault(
-    protocol: type[BaseProtocol], caplog: pytest.LogCaptureFixture
-) -> None:
-    """An interface need not catch what reading raises."""
-
-    async def app(stream: StreamState) -> None:
-        stream.set_body_limit(10)
-        await stream.read_async()
-
-    async with MemoryServer(app, protocol) as server:
-        if protocol is H2KyoukaiProtocol:
-            client = FrameClient(server)
-            client.send(headers(1, POST, end=False), data(1, bytes(100), end=True))
-            assert (await client.answer(1))[0] == 413
-        else:
-            connection = server.connect()
-            connection.request("POST", "/", chunks=[bytes(100)])
-            assert (await connection.response()).status == 413
-    assert not caplog.records
 
 
 FACTORIES = [asyncio.Task]
