@@ -8,11 +8,13 @@ import logging
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, TypeVar
+from weakref import WeakValueDictionary
 
 from asphalt.core import Component, Context, Signal, run_application
 from asphalt.core.component import component_types
 
 from kyoukai.blueprint import Blueprint
+from kyoukai.channel import Channel
 from kyoukai.config import ServerConfig
 from kyoukai.context import (
     HTTPRequestContext,
@@ -21,7 +23,9 @@ from kyoukai.context import (
     RouteMatchedEvent,
 )
 from kyoukai.exceptions import ConfigurationError
+from kyoukai.media import MediaHandlers
 from kyoukai.pipeline import RequestPipeline
+from kyoukai.websocket import WebSocketOptions
 from kyoukai.wrappers import Request, Response
 
 if TYPE_CHECKING:
@@ -53,6 +57,7 @@ class Kyoukai:
     :param response_class: the class of responses made from what handlers return
     :param context_class: the class of requests' contexts
     :param pipeline_class: the class of the pipeline that handles requests
+    :param middleware: a middleware, or several, the outermost first; see :meth:`add_middleware`
     :param config: the application's own configuration, kept as ``app.config``
     """
 
@@ -77,6 +82,7 @@ class Kyoukai:
         response_class: type[WerkzeugResponse] | None = None,
         context_class: type[HTTPRequestContext] | None = None,
         pipeline_class: type[RequestPipeline] | None = None,
+        middleware: Any = (),
         **config: Any,
     ) -> None:
         self.name = name
@@ -94,6 +100,14 @@ class Kyoukai:
         self.components: dict[str, tuple[str | type, dict[str, Any]]] = {}
         #: The blueprint at the root of the routing tree.
         self.root = Blueprint(name, host_matching=host_matching, host=host)
+        for each in middleware if isinstance(middleware, Iterable) else (middleware,):
+            self.root.add_middleware(each)
+        #: What reads and writes bodies, by content type.
+        self.media_handlers = MediaHandlers()
+        #: What goes for all sockets.
+        self.ws_options = WebSocketOptions()
+        # What has neither members nor users is forgotten: clients may choose names of rooms.
+        self._channels: WeakValueDictionary[str, Channel] = WeakValueDictionary()
         self._before_serving: list[Callable[[Context], Awaitable[None]]] = []
         self._after_serving: list[Callable[[Context], Awaitable[None]]] = []
         self._while_serving: list[Callable[[Context], AsyncGenerator[None, None]]] = []
@@ -118,6 +132,10 @@ class Kyoukai:
         """Add a route to the root blueprint; see :meth:`Blueprint.route`."""
         return self.root.route(url, methods, **options)
 
+    def websocket(self, url: str, **options: Any) -> Callable[[Any], Route]:
+        """Add a handler of WebSockets to the root blueprint; see :meth:`Blueprint.websocket`."""
+        return self.root.websocket(url, **options)
+
     def add_route(self, route: Route, url: str, methods: Iterable[str] = ("GET",)) -> Route:
         """Add a route object to the root blueprint."""
         return self.root.add_route(route, url, methods)
@@ -129,6 +147,31 @@ class Kyoukai:
     def add_route_group(self, group: RouteGroup) -> Blueprint:
         """Add a route group below the root."""
         return self.root.add_route_group(group)
+
+    def add_resource(
+        self,
+        path: str,
+        resource: Any,
+        *,
+        suffix: str | None = None,
+        endpoint: str | None = None,
+        **route_options: Any,
+    ) -> list[Route]:
+        """Add a path of a resource below the root; see :meth:`Blueprint.add_resource`."""
+        return self.root.add_resource(
+            path, resource, suffix=suffix, endpoint=endpoint, **route_options
+        )
+
+    def add_middleware(self, middleware: Any) -> Any:
+        """
+        Add a middleware for all requests, inside those that are there already.
+
+        :param middleware: a :class:`~kyoukai.middleware.Middleware`, or any object with one of
+            its methods
+        :return: the middleware
+        :raises RouteError: if it is none
+        """
+        return self.root.add_middleware(middleware)
 
     def errorhandler(
         self,
@@ -222,6 +265,23 @@ class Kyoukai:
         if self._pool is None:
             self._pool = ThreadPoolExecutor(threads, thread_name_prefix=f"kyoukai-{self.name}")
         return self._pool
+
+    # -- Channels ------------------------------------------------------------------------------
+
+    def channel(self, name: str, **options: Any) -> Channel:
+        """
+        Return the channel of that name, which lasts as long as it has members or you keep it.
+
+        :param name: the name
+        :param options: for a :class:`Channel` that is made: ``queue`` and ``slow``
+        :raises ValueError: if there is one with other options
+        """
+        channel = self._channels.get(name)
+        if channel is None:
+            channel = self._channels[name] = Channel(name, **options)
+        elif any(getattr(channel, option, None) != given for option, given in options.items()):
+            raise ValueError(f"the channel {name!r} has other options: {channel!r}")
+        return channel
 
     # -- Serving -------------------------------------------------------------------------------
 

@@ -8,13 +8,15 @@ added later is seen by the next match, which makes the table anew.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from werkzeug.exceptions import HTTPException
 from werkzeug.wsgi import get_host
 
 from kyoukai.exceptions import RouteError
 from kyoukai.handlers import ErrorTable, Hook, HookTable
+from kyoukai.middleware import Bound
+from kyoukai.resource import check_options, find_responders
 from kyoukai.route import Route
 from kyoukai.routing import Hit, RouteTable
 from kyoukai.tree import TreeNode
@@ -55,6 +57,13 @@ class Blueprint(TreeNode):
         self.routes: list[Route] = []
         self._hooks = HookTable()
         self._errors = ErrorTable()
+        # By resource and name, the routes of its responders: further paths are added to them.
+        self._resources: dict[tuple[int, str], dict[str, Route]] = {}
+        #: The middlewares of this blueprint itself.
+        self.middlewares: tuple[Bound, ...] = ()
+        #: On the blueprint at the top: whether any in the tree has middlewares.
+        self.uses_middleware = False
+        self._below_root: tuple[Bound, ...] | None = None
         self._table: RouteTable | None = None
         self._map_options: dict[str, Any] = {}
         super().__init__(name, parent, prefix, host_matching=host_matching, host=host)
@@ -70,6 +79,13 @@ class Blueprint(TreeNode):
     def root(self) -> Blueprint:
         """The blueprint at the top of the tree."""
         return self if self.parent is None else self.parent.root
+
+    def add_child(self, blueprint: Self) -> Self:
+        """Add a blueprint below this one; see :meth:`TreeNode.add_child`."""
+        added = super().add_child(blueprint)
+        if added.uses_middleware:
+            self.root.uses_middleware = True
+        return added
 
     def add_route_group(self, group: Any) -> Blueprint:
         """
@@ -102,12 +118,30 @@ class Blueprint(TreeNode):
         def decorate(function: Callable[..., Any]) -> Route:
             if not isinstance(function, Route):
                 return self.add_route(self.wrap_route(function, **options), url, methods)
-            if options:
-                raise RouteError(
-                    f"{function.name} is a route already; give {', '.join(options)} to the "
-                    "decorator next to the function"
-                )
+            if function.is_websocket:
+                raise RouteError(f"{function.name} handles WebSockets; requests need a function")
+            _refuse_options(function, options)
             return self.add_route(function, url, methods)
+
+        return decorate
+
+    def websocket(self, url: str, **options: Any) -> Callable[[Callable[..., Any]], Route]:
+        """
+        Decorator that makes a coroutine function a handler of WebSockets; on one that is so
+        already, adds a path. It is called with context, socket and the path's arguments.
+
+        :param url: the path after the prefix; it may be the path of other routes as well
+        :param options: for :class:`Route`
+        :raises RouteError: if the function cannot handle sockets
+        """
+
+        def decorate(function: Callable[..., Any]) -> Route:
+            if not isinstance(function, Route):
+                return self.add_route(self.wrap_route(function, websocket=True, **options), url)
+            if not function.is_websocket:
+                raise RouteError(f"{function.name} handles requests; WebSockets need a function")
+            _refuse_options(function, options)
+            return self.add_route(function, url)
 
         return decorate
 
@@ -136,6 +170,55 @@ class Blueprint(TreeNode):
         self.invalidate()
         return route
 
+    def add_resource(
+        self,
+        path: str,
+        resource: Any,
+        *,
+        suffix: str | None = None,
+        endpoint: str | None = None,
+        **route_options: Any,
+    ) -> list[Route]:
+        """
+        Add a path of a resource; the same instance may have several.
+
+        The endpoints of its responders are ``blueprint.Class.on_get`` and the like.
+        ``blueprint.Class`` stands for them all in :meth:`url_for`.
+
+        :param path: the path after the prefix, in Werkzeug's notation
+        :param resource: an instance of a :class:`~kyoukai.resource.Resource`, or any object with
+            responders
+        :param suffix: take the responders that end with it: ``on_get_collection`` for
+            ``collection``
+        :param endpoint: what stands in the place of the class's name in the endpoints
+        :param route_options: for the :class:`Route` of each responder
+        :return: the routes, one for each responder
+        :raises RouteError: if it has no responders, or options come with a further path
+        """
+        check_options(route_options)
+        name = endpoint or type(resource).__name__
+        known = self._resources.get((id(resource), name), {})
+        found: dict[str, tuple[Route, tuple[str, ...]]] = {}
+        for responder in find_responders(resource, suffix):
+            route = known.get(responder.name)
+            if route is None:
+                route = self.wrap_route(
+                    responder.function,
+                    endpoint=f"{self.name}.{name}.{responder.name}",
+                    websocket=responder.method is None,
+                    **{**route_options, **responder.options},
+                )
+                route.owner = resource
+                route.alias = f"{self.name}.{name}"
+            else:
+                _refuse_options(route, route_options)
+            found[responder.name] = route, () if responder.method is None else (responder.method,)
+        routes = {
+            key: self.add_route(route, path, methods) for key, (route, methods) in found.items()
+        }
+        self._resources[id(resource), name] = {**known, **routes}
+        return list(routes.values())
+
     def get_route(self, endpoint: str) -> Route | None:
         """
         Return the route of an endpoint, or None.
@@ -144,7 +227,7 @@ class Blueprint(TreeNode):
         """
         table = self.root._ready()
         full = table.resolve(endpoint)
-        return None if full is None else table.endpoints[full]
+        return None if full is None else table.endpoints.get(full)
 
     # -- Errors --------------------------------------------------------------------------------
 
@@ -213,6 +296,16 @@ class Blueprint(TreeNode):
                 return found
         return None
 
+    def expects(self, exc: BaseException) -> bool:
+        """
+        Whether an error handler, here or above, is for the exception's class or a base of it.
+
+        Those of ``HTTPException``, ``Exception`` and ``BaseException`` do not count.
+        """
+        return any(
+            blueprint._errors.particular(exc) is not None for blueprint in (self, *self.ancestors)
+        )
+
     # -- Hooks ---------------------------------------------------------------------------------
 
     def add_hook(self, type_: str, hook: F) -> F:
@@ -234,6 +327,33 @@ class Blueprint(TreeNode):
         inherited = [] if self.parent is None else self.parent.get_hooks(type_)
         return inherited + self._hooks.get(type_)
 
+    # -- Middlewares ---------------------------------------------------------------------------
+
+    def add_middleware(self, middleware: Any) -> Any:
+        """
+        Add a middleware for the routes here and below, inside those that are there already.
+
+        :param middleware: a :class:`~kyoukai.middleware.Middleware`, or any object with one of
+            its methods
+        :return: the middleware
+        :raises RouteError: if it is none, or one of its methods takes other arguments
+        """
+        self.middlewares = (*self.middlewares, Bound(middleware))
+        self.root.uses_middleware = True
+        self.invalidate()
+        return middleware
+
+    @property
+    def middlewares_below_root(self) -> tuple[Bound, ...]:
+        """The middlewares of the blueprints from below the root to this one, in order."""
+        found = self._below_root
+        if found is None:
+            inherited = () if self.parent is None else self.parent.middlewares_below_root
+            found = self._below_root = (
+                () if self.parent is None else (*inherited, *self.middlewares)
+            )
+        return found
+
     # -- The routing table ---------------------------------------------------------------------
 
     @property
@@ -245,6 +365,11 @@ class Blueprint(TreeNode):
     def map(self) -> Map:
         """Werkzeug's map of this blueprint and those below."""
         return self._ready().map
+
+    @property
+    def socket_map(self) -> Map | None:
+        """Werkzeug's map of the paths of sockets; None if there are none."""
+        return self._ready().sockets
 
     def finalize(self, **map_options: Any) -> Map:
         """
@@ -262,6 +387,7 @@ class Blueprint(TreeNode):
         """Something changed: routing tables of this blueprint, above it and below it are void."""
         for blueprint in (self, *self.ancestors, *self.traverse_tree()):
             blueprint._table = None
+            blueprint._below_root = None
 
     def match(self, environ: dict[str, Any]) -> tuple[Route, dict[str, Any], Rule]:
         """
@@ -302,6 +428,7 @@ class Blueprint(TreeNode):
         :return: the match; for an OPTIONS that no route lists, an :class:`OptionsHit`
         :raises NotFound: if there is no such path
         :raises MethodNotAllowed: if it does not take the method; ``valid_methods`` is sorted
+        :raises UpgradeRequired: if it is a socket's alone
         :raises RequestRedirect: if it lacks its last slash, or has double ones
         :raises BadHost: if the host cannot be one
         """
@@ -315,6 +442,22 @@ class Blueprint(TreeNode):
                 return hit
         return table.match(method, path, host, scheme, root_path, query)
 
+    def match_socket(
+        self,
+        path: str,
+        host: str,
+        scheme: str = "http",
+        root_path: str = "",
+        query: bytes = b"",
+    ) -> Hit:
+        """
+        Match a WebSocket handshake; parameters and errors as for :meth:`match_head`.
+
+        :raises NotFound: if there is no such path
+        :raises MethodNotAllowed: if it has handlers of requests only; ``valid_methods`` is sorted
+        """
+        return self._ready().match_socket(path, host, scheme, root_path, query)
+
     def url_for(
         self, environ: dict[str, Any], endpoint: str, *, method: str | None = None, **values: Any
     ) -> str:
@@ -325,17 +468,25 @@ class Blueprint(TreeNode):
         :param endpoint: ``blueprint.function``; without a dot, of the blueprint at the top
         :param method: the method that the URL is for, if the endpoint has several paths
         :param values: values for the path's variables; what is left over becomes the query.
-            ``_external=True`` makes the URL absolute, ``_scheme`` too, ``_anchor`` adds a fragment
+            ``_external=True`` makes the URL absolute, ``_scheme`` too, ``_anchor`` adds a
+            fragment. The absolute URLs of sockets begin with ``ws:`` or ``wss:``.
         :raises RouteError: if there is no such endpoint, or values are missing
         """
         table = self.root._ready()
         root_path = environ.get("SCRIPT_NAME", "").encode("latin-1").decode("utf-8", "replace")
         host = get_host(environ).lower()
-        adapter = table.adapter(host, environ["wsgi.url_scheme"], root_path)
-        return table.build(adapter, endpoint, method, values)
+        return table.build(host, environ["wsgi.url_scheme"], root_path, endpoint, method, values)
 
     def _ready(self) -> RouteTable:
         table = self._table
         if table is None:
             table = self._table = RouteTable(self, self._map_options)
         return table
+
+
+def _refuse_options(route: Route, options: dict[str, Any]) -> None:
+    if options:
+        raise RouteError(
+            f"{route.name} is a route already; give {', '.join(options)} where its first path is "
+            "added"
+        )

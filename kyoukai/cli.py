@@ -22,6 +22,7 @@ from kyoukai.app import Kyoukai
 from kyoukai.asphalt import find_components
 from kyoukai.config import ServerConfig, check_keys
 from kyoukai.exceptions import ConfigurationError, KyoukaiError, TargetError
+from kyoukai.route import WEBSOCKET
 from kyoukai.server.address import Address
 from kyoukai.server.loading import (
     Application,
@@ -316,10 +317,15 @@ def _override_one(config: dict[str, Any], settings: Mapping[str, Any]) -> None:
 
 def _rows(app: Kyoukai) -> list[tuple[str, ...]]:
     rows = []
-    for rule in app.finalize().iter_rules():
-        endpoint = getattr(rule.endpoint, "endpoint", rule.endpoint)
-        methods = ", ".join(sorted(rule.methods or ()))
-        rows.append((rule.rule, methods or "any", str(endpoint), rule.host or "any"))
+    maps = [(app.finalize(), "any")]
+    if app.root.socket_map is not None:
+        maps.append((app.root.socket_map, WEBSOCKET))
+    for map_, no_methods in maps:
+        for rule in map_.iter_rules():
+            endpoint = getattr(rule.endpoint, "endpoint", rule.endpoint)
+            methods = ", ".join(sorted(rule.methods or ())) or no_methods
+            if not rule.build_only:  # which only stands for others
+                rows.append((rule.rule, methods, str(endpoint), rule.host or "any"))
     return sorted(rows)
 
 

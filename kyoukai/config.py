@@ -126,6 +126,45 @@ class ServerConfig:
     h2_control_rate: float = 20.0
     """Such frames a second that it may go on with."""
 
+    # -- WebSockets ---------------------------------------------------------------------------
+
+    ws_origins: tuple[str, ...] = ()
+    """
+    Origins that may open WebSockets, such as ``https://example.com``; ``*`` stands for any. Empty:
+    the request's own host. A handshake without an Origin, which no browser sends, may always.
+    Otherwise: 403.
+    """
+
+    ws_max_message_size: int = 1048576
+    """Bytes of a WebSocket message, inflated. Beyond: close code 1009."""
+
+    ws_max_fragments: int = 1024
+    """Fragments of a WebSocket message. Beyond: close code 1008."""
+
+    ws_deflate: bool = False
+    """Whether WebSocket messages are compressed (permessage-deflate) if the client offers it."""
+
+    ws_ping_interval: float = 20.0
+    """Seconds between two pings that the server sends to each WebSocket. 0: none."""
+
+    ws_ping_timeout: float = 20.0
+    """Seconds that a client has to answer a ping. Later: it is lost. 0: no limit."""
+
+    ws_ping_burst: int = 100
+    """
+    Pings and pongs of a client in one burst, beyond one for each of its messages and each ping of
+    the server. Beyond: close code 1008.
+    """
+
+    ws_ping_rate: float = 10.0
+    """Such pings and pongs a second that it may go on with."""
+
+    ws_close_timeout: float = 10.0
+    """Seconds that a client has to answer a Close frame before the connection is cut."""
+
+    ws_write_limit: int = 65536
+    """Bytes that may wait for a WebSocket's client before sending waits too."""
+
     # -- Bodies -------------------------------------------------------------------------------
 
     max_body_size: int = 16777216
@@ -282,6 +321,10 @@ _MINIMUM: dict[str, float] = {
     "write_buffer_size": 1024,
     "handler_threads": 1,
     "max_form_parts": 1,
+    "ws_max_message_size": 1,
+    "ws_max_fragments": 1,
+    "ws_ping_burst": 1,
+    "ws_write_limit": 1024,
 }
 
 #: Time-outs that would never let anything happen if they were 0.
@@ -290,6 +333,7 @@ _ABOVE_ZERO = (
     "header_timeout",
     "keep_alive_timeout",
     "send_stall_timeout",
+    "ws_close_timeout",
 )
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from contextvars import Token
 from inspect import signature
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from asphalt.core import Context, Event, Signal
 from asphalt.core.context import ContextState, _current_context
@@ -24,7 +24,9 @@ if TYPE_CHECKING:
 
     from kyoukai.app import Kyoukai
     from kyoukai.blueprint import Blueprint
+    from kyoukai.middleware import Bound
     from kyoukai.route import Route
+    from kyoukai.websocket import WebSocket
 
 __all__ = (
     "ContextEvent",
@@ -32,7 +34,11 @@ __all__ = (
     "RouteCompletedEvent",
     "RouteInvokedEvent",
     "RouteMatchedEvent",
+    "WebSocketContext",
 )
+
+
+C = TypeVar("C", bound="HTTPRequestContext")
 
 
 class ContextEvent(Event):
@@ -93,6 +99,11 @@ class HTTPRequestContext(Context):
     def params(self) -> Mapping[str, Any]:
         """The arguments that the route takes from the path."""
         return {}
+
+    @lazy
+    def entered_middlewares(self) -> list[Bound]:
+        """The middlewares that the response is going to pass, the outermost first."""
+        return []
 
     @lazy
     def _resources(self) -> dict[Any, Any]:
@@ -171,9 +182,22 @@ class HTTPRequestContext(Context):
         return bool(self.__dict__.get("_teardown_callbacks"))
 
 
+class WebSocketContext(HTTPRequestContext):
+    """
+    The context of a WebSocket; ``request`` is its handshake.
+
+    :param app: the application
+    :param request: the handshake
+    :param parent: the parent context; None means the current one
+    """
+
+    #: The socket.
+    ws: WebSocket
+
+
 def context_factory(
-    context_class: type[HTTPRequestContext],
-) -> Callable[[Kyoukai, Request, Context | None], HTTPRequestContext]:
+    context_class: type[C],
+) -> Callable[[Kyoukai, Request, Context | None], C]:
     """
     Return what makes contexts of a class, whose constructor need not take the parent.
 
@@ -183,7 +207,7 @@ def context_factory(
         signature(context_class).bind(None, None, None)
     except TypeError:
 
-        def make(app: Kyoukai, request: Request, parent: Context | None) -> HTTPRequestContext:
+        def make(app: Kyoukai, request: Request, parent: Context | None) -> C:
             ctx = context_class(app, request)
             if parent is not None:
                 ctx._parent = parent
@@ -195,7 +219,7 @@ def context_factory(
 
 def replace(old: HTTPRequestContext, new: HTTPRequestContext) -> None:
     """A hook has put another context in place: it knows what the old one knew, and ends with it."""
-    for name in ("route", "bp", "rule", "params", "trailers"):
+    for name in ("route", "bp", "rule", "params", "trailers", "entered_middlewares"):
         setattr(new, name, getattr(old, name))
     # Closing the new one closes the old one; the pipeline asks the old one whether to close.
     new._teardown_callbacks.insert(0, (old.close, True))

@@ -14,7 +14,11 @@ Every error that Kyoukai raises, in one tree::
     │   │   └── BodyStorageError    507
     │   ├── BodyNotReady            a synchronous read of a body that is not complete
     │   ├── StreamStateError        a message out of order: two heads, data after the end
-    │   └── InvalidResponse         the application's head breaks HTTP
+    │   ├── InvalidResponse         the application's head breaks HTTP
+    │   └── WebSocketDisconnected   a WebSocket is closed or lost (also a ConnectionError)
+    ├── PayloadTypeError            a message is text where bytes were asked for, or the reverse
+    ├── MediaError                  something cannot be read or written as its media type
+    ├── OperationNotAllowed         a WebSocket is not in the state for this
     ├── ProtocolError               the client's bytes break HTTP; carries an HTTP status
     └── ExpectingNoResponse         a handler has taken the connection over
 """
@@ -32,12 +36,16 @@ __all__ = (
     "ExpectingNoResponse",
     "InvalidResponse",
     "KyoukaiError",
+    "MediaError",
+    "OperationNotAllowed",
+    "PayloadTypeError",
     "PeerGone",
     "ProtocolError",
     "RouteError",
     "StreamError",
     "StreamStateError",
     "TargetError",
+    "WebSocketDisconnected",
 )
 
 
@@ -126,6 +134,47 @@ class StreamStateError(StreamError, RuntimeError):
 
 class InvalidResponse(StreamError, ValueError):
     """A status, a header name or a header value that may not go onto the wire."""
+
+
+class WebSocketDisconnected(StreamError, ConnectionError):
+    """
+    A WebSocket is closed, or its client is gone (RFC 6455 section 7.1.5).
+
+    :param code: the close code: the client's, 1005 if it sent none, 1006 if it was lost without
+        a Close frame, or ours if we closed
+    :param reason: the reason that came with it
+    """
+
+    def __init__(self, code: int = 1006, reason: str = "") -> None:
+        super().__init__(f"the WebSocket is closed: {code}" + (f" ({reason})" if reason else ""))
+        self.code = code
+        self.reason = reason
+
+
+class PayloadTypeError(KyoukaiError, TypeError):
+    """A WebSocket message is text where bytes were asked for, or the reverse."""
+
+
+class MediaError(KyoukaiError, ValueError):
+    """
+    Something cannot be read or written as its media type.
+
+    For JSON text that cannot be read, it is a ``json.JSONDecodeError`` too.
+
+    :param message: what is wrong
+    :param payload_type: of what: ``text`` or ``binary`` of a WebSocket message, or a body's
+        content type
+    :param received: whether it came from the client, so that it is the client's fault
+    """
+
+    def __init__(self, message: str, payload_type: str, received: bool) -> None:
+        super().__init__(message)
+        self.payload_type = payload_type
+        self.received = received
+
+
+class OperationNotAllowed(KyoukaiError, RuntimeError):
+    """A WebSocket is not in the state for what was asked of it."""
 
 
 class ProtocolError(KyoukaiError):

@@ -29,9 +29,12 @@ if TYPE_CHECKING:
 
     from kyoukai.blueprint import Blueprint
 
-__all__ = ("UNSET", "Route", "Unset")
+__all__ = ("UNSET", "WEBSOCKET", "Route", "Unset")
 
 F = TypeVar("F", bound=Callable[..., Any])
+
+#: Stands in the place of a method where a path is a socket's.
+WEBSOCKET: Final = "WEBSOCKET"
 
 #: What Werkzeug's own converters return. Exact classes only: a subclass may return anything.
 _RESULTS: dict[type, type] = {
@@ -72,6 +75,8 @@ class Route:
     :param stream: whether the handler reads the body as it arrives; otherwise the body is
         complete before the handler runs
     :param cancel_on_disconnect: whether the handler is cancelled when the client leaves
+    :param websocket: whether it handles WebSockets: a coroutine function, whose second argument is
+        the socket. Its paths have no methods, and the three options before this one mean nothing.
     :raises RouteError: if the function cannot be called, or an option has a wrong value
     """
 
@@ -86,6 +91,7 @@ class Route:
         max_body_size: int | Literal[Unset.UNSET] | None = UNSET,
         stream: bool = False,
         cancel_on_disconnect: bool = True,
+        websocket: bool = False,
     ) -> None:
         if not callable(function):
             raise RouteError(f"a route needs a function; {function!r} is not callable")
@@ -93,7 +99,7 @@ class Route:
             raise RouteError(f"max_body_size must be a number of bytes, not {max_body_size!r}")
         if isinstance(max_body_size, int) and max_body_size < 0:
             raise RouteError(f"max_body_size must be at least 0, not {max_body_size!r}")
-        self._signature = Signature(function, caller_locals(function))
+        self._signature = Signature(function, caller_locals(function), websocket)
         #: The user's function; if it wants resources, it is wrapped so that it gets them.
         self.function = function if is_injected(function) else inject_resources(self._signature)
         self.reverse_hooks = reverse_hooks
@@ -103,6 +109,14 @@ class Route:
         self.max_body_size = max_body_size
         self.stream = stream
         self.cancel_on_disconnect = cancel_on_disconnect
+        self.is_websocket = websocket
+        #: What ``process_resource`` of a middleware gets: the object whose method this is, a
+        #: ``Resource`` or a ``RouteGroup`` for instance, else the user's function.
+        self.owner: Any = _owner(function)
+        #: The endpoint that stands for all routes of a resource, if it belongs to one.
+        self.alias: str | None = None
+        #: As an error handler: whether it takes the socket.
+        self.takes_socket = self._signature.takes_socket
         #: The blueprint that the route belongs to, once it was added to one.
         self.bp: Blueprint | None = None
         #: Paths with their methods.
@@ -116,6 +130,8 @@ class Route:
         self.is_async_gen = inspect.isasyncgenfunction(plain)
         self.is_generator = self.is_async_gen or inspect.isgeneratorfunction(plain)
         self.is_sync = not self.is_coroutine and not self.is_generator
+        if websocket and not self.is_coroutine:
+            raise RouteError(f"{self.name} handles WebSockets, so it must be a coroutine function")
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Call the function."""
@@ -153,14 +169,14 @@ class Route:
         Add a path.
 
         :param url: in Werkzeug's notation, such as ``/users/<int:id>``
-        :param methods: HTTP methods; ``GET`` brings ``HEAD`` with it
+        :param methods: HTTP methods; ``GET`` brings ``HEAD`` with it. A socket's route has none.
         :raises RouteError: if path or methods cannot be right
         """
         if not isinstance(url, str) or not url.startswith("/"):
             raise RouteError(f"the path of {self.name} must begin with '/', not be {url!r}")
         if isinstance(methods, str):
             raise RouteError(f"the methods of {self.name} must be a list, not {methods!r}")
-        listed = tuple(methods)
+        listed = (WEBSOCKET,) if self.is_websocket else tuple(methods)
         if not listed or not all(isinstance(method, str) and method for method in listed):
             raise RouteError(f"the methods of {self.name} must be names, not {listed!r}")
         upper = tuple(dict.fromkeys(method.upper() for method in listed))
@@ -263,6 +279,19 @@ def _without_partial(function: Any) -> Any:
     while isinstance(function, functools.partial):
         function = function.func
     return function
+
+
+def _owner(function: Any) -> Any:
+    """Return the object that a method is bound to, or the function itself."""
+    while True:
+        if inspect.ismethod(function):
+            return function.__self__
+        if isinstance(function, functools.partial):
+            function = function.func
+        elif is_injected(function):
+            function = function.__wrapped__
+        else:
+            return function
 
 
 def _innermost(function: Any) -> Any:

@@ -35,6 +35,7 @@ __all__ = (
     "get_rg_bp",
     "hook",
     "route",
+    "websocket",
 )
 
 T = TypeVar("T")
@@ -81,11 +82,24 @@ def route(url: str, methods: Iterable[str] = ("GET",), **options: Any) -> Callab
 
     def decorate(function: Any) -> Any:
         marked, notes = _noted(function)
+        socket = options.get("websocket", False)
+        if notes.routes and notes.options.get("websocket", False) is not socket:
+            raise RouteError(f"{function.__qualname__} cannot handle requests and WebSockets both")
         notes.routes.append((url, listed))
         notes.options.update(options)
         return marked
 
     return decorate
+
+
+def websocket(url: str, **options: Any) -> Callable[[Any], Any]:
+    """
+    Make a method a handler of WebSockets, called with context, socket and the path's arguments.
+
+    :param url: the path after the group's prefix, in Werkzeug's notation
+    :param options: for :class:`~kyoukai.route.Route`
+    """
+    return route(url, websocket=True, **options)
 
 
 def errorhandler(
@@ -265,6 +279,7 @@ def _add_member(
     """
     if notes.routes:
         made = blueprint.wrap_route(method, **notes.options)
+        made.owner = group  # which a static method does not know
         for url, listed in notes.routes:
             blueprint.add_route(made, url, listed)
         for type_, function in notes.route_hooks:

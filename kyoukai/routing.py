@@ -12,7 +12,7 @@ from threading import Lock
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 from urllib.parse import quote
 
-from werkzeug.exceptions import MethodNotAllowed
+from werkzeug.exceptions import HTTPException, MethodNotAllowed, NotFound
 from werkzeug.routing import BuildError, MapAdapter, Rule
 
 from kyoukai.config import nearest_name
@@ -22,15 +22,34 @@ from kyoukai.matcher import ANY_HOST, AnyHostConverter, AnyHostRule, RouteMap
 if TYPE_CHECKING:
     from kyoukai.blueprint import Blueprint
     from kyoukai.handlers import Hook
+    from kyoukai.middleware import Bound
     from kyoukai.route import Route, Unset
 
-__all__ = ("Hit", "OptionsHit", "RouteTable")
+__all__ = ("Hit", "OptionsHit", "RouteTable", "UpgradeRequired")
 
 #: A rule, its route, and the methods that the route lists for it.
 _Declared: TypeAlias = "tuple[Rule, Route, tuple[str, ...]]"
 
 #: URL adapters kept, by host. The client chooses the host, so there must be an end to them.
 ADAPTERS_KEPT = 256
+
+
+#: The schemes that URLs of sockets have (RFC 6455 section 3).
+_SOCKET_SCHEMES = {"http": "ws", "https": "wss"}
+
+#: A method that no route lists: a match for it tells which methods a path takes.
+_NO_METHOD = " "
+
+
+class UpgradeRequired(HTTPException):
+    """426: the path takes WebSockets alone, and this is no handshake (RFC 9110 section 15.5.22)."""
+
+    code = 426
+    description = "This path takes WebSocket connections only."
+
+    def get_headers(self, *args: Any, **kwargs: Any) -> list[tuple[str, str]]:
+        """Return the headers, with what the path can be upgraded to."""
+        return [*super().get_headers(*args, **kwargs), ("Upgrade", "websocket")]
 
 
 class Hit:
@@ -91,6 +110,13 @@ class Hit:
         return f"<{type(self).__name__} {self.route.name} {self.params!r}>"
 
     @property
+    def middlewares(self) -> tuple[Bound, ...]:
+        """The middlewares of the route's blueprints below the root, the outermost first."""
+        # Not a field of its own, which each match would have to copy.
+        blueprint = self.route.bp
+        return () if blueprint is None else blueprint.middlewares_below_root
+
+    @property
     def params(self) -> dict[str, Any]:
         """The arguments from the path; a new dict each time if there are none."""
         # A hit without arguments is shared by all requests, so its dict must not be.
@@ -141,21 +167,32 @@ class RouteTable:
         tree = [blueprint, *blueprint.traverse_tree()]
         self.name = blueprint.name
         self.endpoints: dict[str, Route] = {}
+        #: What stands for several endpoints, with one of their routes: it tells in which map.
+        self._aliases: dict[str, Route] = {}
         self._hits: dict[int, Hit] = {}
-        self._adapters: dict[tuple[str, str, str], MapAdapter] = {}
+        self._adapters: dict[tuple[str, str, str, bool], MapAdapter] = {}
         self._lock = Lock()
         host_matching = any(member.host_matching for member in (*tree, *blueprint.ancestors))
         converters = {**(options.get("converters") or {}), "any_host": AnyHostConverter}
         options = {"host_matching": host_matching, **options, "converters": converters}
         self.map = RouteMap(self._hit_for, **options)
-        declared: list[_Declared] = []
+        #: The paths of sockets; None if there are none.
+        self.sockets: RouteMap | None = None
+        if any(route.is_websocket for member in tree for route in member.routes):
+            self.sockets = RouteMap(self._hit_for, **options)
+        # Each kind has its own paths: one of a socket may be a handler's too.
+        declared: dict[RouteMap, list[_Declared]] = {}
         for member in tree:
             for route in member.routes:
                 self._add_endpoint(route)
+                map_ = self._map_of(route)
                 for path, methods in route.routes:
-                    rule = self._add_rule(member, route, path, methods)
-                    declared.append((rule, route, methods))
-        _settle_conflicts(declared)
+                    rule = self._add_rule(map_, member, route, path, methods)
+                    declared.setdefault(map_, []).append((rule, route, methods))
+        self._add_aliases(tree)
+        for map_, rules in declared.items():
+            _settle_conflicts(rules)
+            map_.update()
         self.map.update()
         self.exact = self.map.exact
 
@@ -170,19 +207,52 @@ class RouteTable:
                 "give one an endpoint of its own, or its blueprint another name"
             )
 
+    def _add_aliases(self, tree: list[Blueprint]) -> None:
+        """Make an alias build the paths of its routes, those of requests if there are any."""
+        routes = [
+            (member, route, route.alias)
+            for member in tree
+            for route in member.routes
+            if route.alias is not None
+        ]
+        routes.sort(key=lambda found: found[1].is_websocket)
+        for member, route, alias in routes:
+            if alias in self.endpoints:
+                raise RouteError(
+                    f"a resource and a route have the endpoint {alias!r}: "
+                    f"{_where(self.endpoints[alias])} and {_where(route)}; give one another"
+                )
+            first = self._aliases.setdefault(alias, route)
+            if first.is_websocket is route.is_websocket:
+                for path, methods in route.routes:
+                    self._add_rule(self._map_of(route), member, route, path, methods, alias)
+
+    def _map_of(self, route: Route) -> RouteMap:
+        return self.sockets if route.is_websocket and self.sockets is not None else self.map
+
     def _add_rule(
-        self, member: Blueprint, route: Route, path: str, methods: tuple[str, ...]
+        self,
+        map_: RouteMap,
+        member: Blueprint,
+        route: Route,
+        path: str,
+        methods: tuple[str, ...],
+        alias: str | None = None,
     ) -> Rule:
         path = member.computed_prefix + path
-        options: dict[str, Any] = {"methods": methods, "endpoint": route.get_endpoint_name()}
+        options: dict[str, Any] = {
+            "methods": None if route.is_websocket else methods,
+            "endpoint": alias or route.get_endpoint_name(),
+            "build_only": alias is not None,
+        }
         try:
-            if not self.map.host_matching:
+            if not map_.host_matching:
                 rule = Rule(path, **options)
             elif member.host is None:
                 rule = AnyHostRule(path, **options)
             else:
                 rule = Rule(path, host=member.host.lower(), **options)
-            self.map.add(rule)
+            map_.add(rule)
         except (LookupError, TypeError, ValueError) as error:
             raise RouteError(f"the path {path!r} of {route.name}: {error}") from error
         return rule
@@ -225,7 +295,28 @@ class RouteTable:
             else:
                 return leaf.payload.with_params(params)  # type: ignore[no-any-return]
         adapter = self.adapter(host, scheme, root_path)
-        return self._match_slowly(adapter, method, path, query.decode("utf-8", "replace"))
+        text = query.decode("utf-8", "replace")
+        try:
+            return self._match_slowly(adapter, method, path, text)
+        except NotFound:
+            if self.sockets is None:
+                raise
+            self._match_slowly(self.adapter(host, scheme, root_path, True), "GET", path, text)
+            raise UpgradeRequired() from None
+
+    def match_socket(self, path: str, host: str, scheme: str, root_path: str, query: bytes) -> Hit:
+        """Match a handshake; see :meth:`Blueprint.match_socket`."""
+        text = query.decode("utf-8", "replace")
+        if self.sockets is not None:
+            scheme_ = _SOCKET_SCHEMES.get(scheme, scheme)
+            try:
+                return self._match_slowly(
+                    self.adapter(host, scheme_, root_path, True), "GET", path, text
+                )
+            except NotFound:
+                pass
+        self._match_slowly(self.adapter(host, scheme, root_path), _NO_METHOD, path, text)
+        raise NotFound()  # no route takes that method, so this is not reached
 
     def _match_slowly(self, adapter: MapAdapter, method: str, path: str, query: str) -> Hit:
         """Match as Werkzeug does, redirects and errors included."""
@@ -245,17 +336,19 @@ class RouteTable:
         arguments = {name: value for name, value in params.items() if name != ANY_HOST}
         return hit.with_params(arguments) if arguments else hit
 
-    def adapter(self, host: str, scheme: str, root_path: str) -> MapAdapter:
+    def adapter(self, host: str, scheme: str, root_path: str, sockets: bool = False) -> MapAdapter:
         """
         Return Werkzeug's adapter for a host.
 
+        :param sockets: whether it is for the paths of sockets
         :raises BadHost: if the host cannot be one
         """
-        key = (host, scheme, root_path)
+        key = (host, scheme, root_path, sockets)
         adapter = self._adapters.get(key)
         if adapter is None:
             name = host.removesuffix(":443" if scheme in ("https", "wss") else ":80")
-            adapter = self.map.bind(name, root_path or None, url_scheme=scheme)
+            map_ = self.sockets if sockets and self.sockets is not None else self.map
+            adapter = map_.bind(name, root_path or None, url_scheme=scheme)
             with self._lock:
                 if len(self._adapters) >= ADAPTERS_KEPT:
                     del self._adapters[next(iter(self._adapters))]
@@ -266,47 +359,61 @@ class RouteTable:
 
     def resolve(self, endpoint: str) -> str | None:
         """Return the full endpoint for one that may lack the top blueprint's name, or None."""
-        if endpoint in self.endpoints:
-            return endpoint
-        full = f"{self.name}.{endpoint}"
-        return full if "." not in endpoint and full in self.endpoints else None
+        for full in (endpoint, f"{self.name}.{endpoint}"):
+            if full in self.endpoints or full in self._aliases:
+                return full
+        return None
 
     def build(
-        self, adapter: MapAdapter, endpoint: str, method: str | None, values: dict[str, Any]
+        self,
+        host: str,
+        scheme: str,
+        root_path: str,
+        endpoint: str,
+        method: str | None,
+        values: dict[str, Any],
     ) -> str:
         """Build a URL; see :meth:`Blueprint.url_for`."""
         external = values.pop("_external", None)
-        scheme = values.pop("_scheme", None)
+        wanted = values.pop("_scheme", None)
         anchor = values.pop("_anchor", None)
         full = self.resolve(endpoint)
         if full is None:
-            near = nearest_name(endpoint, self.endpoints)
+            near = nearest_name(endpoint, [*self.endpoints, *self._aliases])
             raise RouteError(
                 f"there is no endpoint {endpoint!r}"
                 + (f"; did you mean {near!r}?" if near is not None else "")
             )
+        route = self._aliases.get(full) or self.endpoints[full]
+        socket = route.is_websocket
+        if socket:
+            method = None
         try:
-            url = adapter.build(
+            url = self.adapter(host, scheme, root_path, socket).build(
                 full,
                 values,
                 method,
-                force_external=bool(scheme) if external is None else bool(external),
-                url_scheme=scheme,
+                force_external=bool(wanted) if external is None else bool(external),
+                url_scheme=wanted,
             )
         except BuildError:
-            raise RouteError(self._why_not(full, method, values)) from None
+            raise RouteError(self._why_not(full, route, method, values)) from None
         except (TypeError, ValueError) as error:
             raise RouteError(f"cannot build a URL for {full!r}: {error}") from error
+        if socket and url.startswith("http"):
+            url = "ws" + url[4:]
         if anchor is not None:
             url += "#" + quote(str(anchor), safe="!$&'()*+,/:;=?@")
         return url
 
-    def _why_not(self, endpoint: str, method: str | None, values: Mapping[str, Any]) -> str:
+    def _why_not(
+        self, endpoint: str, route: Route, method: str | None, values: Mapping[str, Any]
+    ) -> str:
         message = f"cannot build a URL for {endpoint!r}"
         given = {name for name, value in values.items() if value is not None}
         rules = [
             rule
-            for rule in self.map.iter_rules(endpoint)
+            for rule in self._map_of(route).iter_rules(endpoint)
             if method is None or rule.methods is None or method.upper() in rule.methods
         ]
         if not rules:

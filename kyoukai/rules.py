@@ -26,6 +26,7 @@ __all__ = (
     "decode_path",
     "field_name",
     "forwarded_client",
+    "is_token",
     "is_trusted",
     "known_names",
     "split_target",
@@ -241,6 +242,11 @@ def check_trailers(headers: Iterable[Header]) -> None:
     for name, _ in headers:
         if name.lower() in _NO_TRAILERS:
             raise InvalidResponse(f"{name.decode()!r} may not be a trailer")
+
+
+def is_token(value: bytes) -> bool:
+    """Whether these bytes are a token (RFC 9110 section 5.6.2)."""
+    return _TOKEN.fullmatch(value) is not None
 
 
 def _check_fields(headers: Iterable[Header]) -> None:

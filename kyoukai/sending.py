@@ -40,6 +40,12 @@ class ResponseSender:
 
     # -- Threads -------------------------------------------------------------------------------
 
+    async def _call(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        """Call a hook or the like: a coroutine function, or a plain one in a thread."""
+        if inspect.iscoroutinefunction(function):
+            return await function(*args, **kwargs)
+        return await self.in_thread(function, *args, **kwargs)
+
     async def in_thread(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         """Call a function in a thread, in a copy of this context; await what it returns."""
         value = await self._run_in_thread(partial(copy_context().run, function, *args, **kwargs))

@@ -34,32 +34,51 @@ class Signature:
 
     :param function: the handler as the user wrote it
     :param local_names: names that its annotations may use beside its module's globals
+    :param websocket: whether the second parameter is a socket
     """
 
-    def __init__(self, function: Callable[..., Any], local_names: Mapping[str, Any]) -> None:
+    def __init__(
+        self,
+        function: Callable[..., Any],
+        local_names: Mapping[str, Any],
+        websocket: bool = False,
+    ) -> None:
         self.function = function
+        self.websocket = websocket
         self.resources: dict[str, Parameter] = {}
         self.arguments: dict[str, Parameter] = {}
-        #: Whether there is a first parameter for the context, and whether any name is taken.
-        self.takes_context = self.takes_any = False
+        #: How many of the first parameters, which do not come from the path, are missing, and
+        #: whether any name is taken.
+        self.lacking = 2 if websocket else 1
+        self.takes_any = False
         self._local_names = local_names
         self._types: dict[str, tuple[type, ...] | None] = {}
         try:
             parameters = list(inspect.signature(function).parameters.values())
         except (TypeError, ValueError):  # written in C, without a signature: nothing to check
-            self.takes_context = self.takes_any = True
+            self.lacking = 0
+            self.takes_any = True
             return
         for parameter in parameters:
             if parameter.kind is Parameter.VAR_KEYWORD:
                 self.takes_any = True
             elif parameter.kind is Parameter.VAR_POSITIONAL:
-                self.takes_context = True
+                self.lacking = 0
             elif isinstance(parameter.default, _Dependency):
                 self._add_resource(parameter)
-            elif not self.takes_context and parameter.kind is not Parameter.KEYWORD_ONLY:
-                self.takes_context = True
+            elif self.lacking and parameter.kind is not Parameter.KEYWORD_ONLY:
+                self.lacking -= 1
             else:
                 self.arguments[parameter.name] = parameter
+
+    @property
+    def takes_socket(self) -> bool:
+        """Whether an error handler takes ``ws`` beside the context and the exception."""
+        names = list(self.arguments)
+        if "ws" not in names:
+            return False
+        # The exception is a positional argument too, whatever it is called.
+        return names[0] != "ws" or self.arguments["ws"].kind is Parameter.KEYWORD_ONLY
 
     # -- Arguments -----------------------------------------------------------------------------
 
@@ -69,8 +88,11 @@ class Signature:
 
         :raises TypeError: if one is missing or unexpected; the message names it
         """
-        if not self.takes_context:
-            raise TypeError("must take the context as its first argument")
+        if self.lacking:
+            wanted = "the context as its first argument"
+            if self.websocket:
+                wanted = "the context and the socket as its first two arguments"
+            raise TypeError(f"must take {wanted}")
         for name, parameter in self.arguments.items():
             if name in names and parameter.kind is Parameter.POSITIONAL_ONLY:
                 raise TypeError(f"argument {name!r} must not be positional-only")

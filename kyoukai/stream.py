@@ -29,6 +29,7 @@ __all__ = (
     "RequestHead",
     "Side",
     "StreamState",
+    "Tunnel",
     "Wire",
 )
 
@@ -140,12 +141,41 @@ class RequestHead:
         return f"<RequestHead {self.method} {self.target!r}>"
 
 
+class Tunnel(Protocol):
+    """
+    What takes the bytes of a stream after ``accept_upgrade``, as they come.
+
+    None of this may wait, or raise.
+    """
+
+    #: Whether it wants no more for now: what has come is acknowledged when it does again.
+    full: bool
+
+    def bytes_received(self, data: bytes) -> None:
+        """Some bytes from the client."""
+
+    def end_received(self) -> None:
+        """The client sends no more."""
+
+    def lost(self) -> None:
+        """The client is gone."""
+
+    def writable(self) -> None:
+        """There is room for more after there was none."""
+
+    def ended(self) -> None:
+        """The end that was asked for has been sent."""
+
+    def going_away(self) -> None:
+        """The server is stopping."""
+
+
 class Wire(Protocol):
     """
     What a stream asks of its protocol: the whole difference between HTTP versions.
 
-    ``send_head``, ``send_informational``, ``reset`` and ``acknowledge`` return at once. The
-    others wait while the peer or the transport is slow, and raise :class:`PeerGone`.
+    ``send_response``, ``send_data`` and ``end`` wait while the peer or the transport is slow, and
+    raise :class:`PeerGone`. The others return at once.
     """
 
     def send_informational(
@@ -180,6 +210,25 @@ class Wire(Protocol):
     def acknowledge(self, stream: StreamState, size: int) -> None:
         """The application has consumed ``size`` bytes: the peer may send as many more."""
 
+    def accept_upgrade(self, stream: StreamState, headers: Sequence[Header]) -> None:
+        """Send the head that makes the stream a tunnel."""
+
+    def tunnel_write(self, stream: StreamState, data: bytes) -> None:
+        """Send bytes through a tunnel, in order, as soon as the client takes them."""
+
+    def tunnel_waiting(self, stream: StreamState) -> int:
+        """Return how many bytes of a tunnel wait for the client."""
+
+    def tunnel_full(self, stream: StreamState) -> bool:
+        """Whether so many wait that no more should be sent; ``Tunnel.writable`` ends that."""
+
+    def tunnel_end(self, stream: StreamState, complete: bool) -> None:
+        """
+        Close a tunnel once all is sent; then ``Tunnel.ended`` is called.
+
+        :param complete: whether the client has said that it sends no more
+        """
+
 
 class StreamState(RequestBody):
     """
@@ -200,6 +249,10 @@ class StreamState(RequestBody):
     started: float = 0.0
     #: Whether the task ends when the client leaves; native streams say so, see ``lost``.
     cancel_on_disconnect: bool = True
+    #: Whether the client asks for a tunnel, and ``accept_upgrade`` can make the stream one.
+    upgradable: bool = False
+    #: What takes the bytes of a tunnel.
+    tunnel: Tunnel | None = None
 
     _gone: asyncio.Future[None] | None = None
     _length_left: int | None = None
@@ -222,6 +275,8 @@ class StreamState(RequestBody):
         """
         over = self.sending is CLOSED or self.sending is RESET
         self._give_up()
+        if self.tunnel is not None:
+            self.tunnel.lost()
         if self.cancel_on_disconnect and not over and self.task is not None:
             self.task.cancel()
 
@@ -241,6 +296,54 @@ class StreamState(RequestBody):
     def ask_for_body(self) -> None:
         """The application wants the body that the client holds back (RFC 9110 section 10.1.1)."""
         self.send_informational(100)
+
+    # -- Tunnels -------------------------------------------------------------------------------
+
+    def accept_upgrade(self, headers: Sequence[Header], tunnel: Tunnel | None = None) -> None:
+        """
+        Make the stream a tunnel: 101 on HTTP/1.1 (RFC 9110 section 7.8), 200 on HTTP/2 (RFC 8441).
+
+        :param headers: headers of the answer, without Upgrade and Connection
+        :param tunnel: gets the client's bytes as they come; without one, ``receive`` returns them
+        :raises InvalidResponse: for an illegal header
+        :raises StreamStateError: if the client has asked for no tunnel, or has its answer
+        :raises PeerGone: if the client left
+        """
+        if self.sending is not IDLE:
+            self._out_of_order("an upgrade")
+        if not self.upgradable:
+            raise StreamStateError("the client has asked for no upgrade that can be had")
+        check_trailers(headers)
+        self.upgradable = False
+        self.sending = self.receiving = OPEN
+        self.tunnel = tunnel
+        self.protocol.accept_upgrade(self, headers)
+        if tunnel is not None and self._chunks:  # the client did not wait
+            data, size = b"".join(self._chunks), self.buffered
+            self._chunks = ()
+            self.buffered = 0
+            self.pass_on(data, size)
+
+    def pass_on(self, data: bytes, cost: int) -> None:
+        """For the wire: bytes for the tunnel have come."""
+        assert self.tunnel is not None
+        self.received += len(data)
+        self.buffered += cost
+        self.tunnel.bytes_received(data)
+        if not self.tunnel.full:
+            self.taken()
+
+    def taken(self) -> None:
+        """The tunnel has taken what has come."""
+        size, self.buffered = self.buffered, 0
+        if size:
+            self.consumed(size)
+
+    def stream_complete(self, event: object = None) -> None:
+        """The request has ended, or the client's half of a tunnel."""
+        super().stream_complete(event)
+        if self.tunnel is not None:
+            self.tunnel.end_received()
 
     # -- The response --------------------------------------------------------------------------
 

@@ -2,7 +2,7 @@
 Testing applications: with made-up requests, and with real bytes over a transport in memory.
 
 ``TestKyoukai`` injects a request into the pipeline. ``Client`` goes all the way: it writes HTTP/1.1
-bytes to the real protocol and parses what comes back, without a socket.
+bytes to the real protocol and parses what comes back, without a socket. It opens WebSockets, too.
 """
 
 from __future__ import annotations
@@ -17,17 +17,15 @@ from asphalt.core import Context
 
 from kyoukai.app import Kyoukai
 from kyoukai.blueprint import Blueprint
-from kyoukai.memory import (
-    ClientResponse,
-    Connection,
-    HeaderList,
-    MemoryServer,
-    MemoryTransport,
-    header_pairs,
-)
+from kyoukai.memory import MemoryServer, MemoryTransport
+from kyoukai.memory_handshake import WebSocketDenied, open_websocket
+from kyoukai.memory_http1 import ClientResponse, Connection, HeaderList, header_pairs
+from kyoukai.memory_websocket import ClientWebSocket
 from kyoukai.wsgi import to_wsgi_environment
 
 if TYPE_CHECKING:
+    from contextlib import AbstractAsyncContextManager
+
     from werkzeug.wrappers import Response as WerkzeugResponse
 
     from kyoukai.stream import Interface
@@ -35,10 +33,12 @@ if TYPE_CHECKING:
 __all__ = (
     "Client",
     "ClientResponse",
+    "ClientWebSocket",
     "Connection",
     "MemoryServer",
     "MemoryTransport",
     "TestKyoukai",
+    "WebSocketDenied",
 )
 
 
@@ -195,3 +195,42 @@ class Client:
     async def delete(self, target: str, **options: Any) -> ClientResponse:
         """Send a DELETE request."""
         return await self.request("DELETE", target, **options)
+
+    def websocket(
+        self,
+        target: str,
+        *,
+        headers: HeaderList = (),
+        subprotocols: Iterable[str] = (),
+        http2: bool = False,
+        deflate: bool = False,
+    ) -> AbstractAsyncContextManager[ClientWebSocket]:
+        """
+        Open a WebSocket on a connection of its own::
+
+            async with client.websocket("/echo") as ws:
+                await ws.send_text("hello")
+                assert await ws.receive_text() == "hello"
+
+        At the end, it closes with 1000 and waits until the server has closed, ``ws_close_timeout``
+        at most. After an error, it is cut instead.
+
+        :param target: path and query
+        :param headers: more headers; they replace those of the handshake that have the same name
+        :param subprotocols: the subprotocols to offer
+        :param http2: whether to open it by extended CONNECT on HTTP/2 (RFC 8441)
+        :param deflate: whether to offer permessage-deflate (RFC 7692)
+        :raises WebSocketDenied: if the server answers with anything but a WebSocket
+        :raises AssertionError: if the server breaks a protocol
+        :raises ConnectionError: if the server closes before it has answered
+        """
+        transport = self.server.connect_http2() if http2 else self.connect().transport
+        return open_websocket(
+            transport,
+            target,
+            headers=headers,
+            subprotocols=subprotocols,
+            http2=http2,
+            deflate=deflate,
+            close_timeout=self.server.config.ws_close_timeout,
+        )

@@ -15,7 +15,7 @@ from werkzeug.datastructures import (
     Headers,
     ImmutableMultiDict,
 )
-from werkzeug.exceptions import BadRequest, RequestEntityTooLarge
+from werkzeug.exceptions import BadRequest, RequestEntityTooLarge, UnsupportedMediaType
 from werkzeug.sansio.multipart import (
     Data,
     Epilogue,
@@ -28,6 +28,7 @@ from werkzeug.wrappers import Request as WerkzeugRequest
 from werkzeug.wrappers import Response as WerkzeugResponse
 
 from kyoukai.config import ServerConfig
+from kyoukai.media import MediaHandlers
 from kyoukai.stream import StreamState
 from kyoukai.wsgi import application_path, create_wsgi_environment
 
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
 
     from asphalt.core import Context
 
+    from kyoukai.app import Kyoukai
     from kyoukai.rules import Header
     from kyoukai.stream import RequestHead
 
@@ -44,6 +46,7 @@ __all__ = ("Part", "Request", "Response", "lazy")
 T = TypeVar("T")
 
 _DEFAULTS = ServerConfig()
+_UNSET: Any = object()
 _werkzeug_args: Any = WerkzeugRequest.args
 #: Bytes handed to the multipart decoder at a time.
 _PART_SLICE = 65536
@@ -99,6 +102,7 @@ class Request(WerkzeugRequest):
     pipeline: Any = None
 
     shallow = False
+    _media: Any = _UNSET
 
     def __init__(
         self,
@@ -252,6 +256,39 @@ class Request(WerkzeugRequest):
         reader = _PartReader(self, boundary)
         while (part := await reader.next_part()) is not None:
             yield part
+
+    async def get_media(self, default_when_empty: Any = _UNSET) -> Any:
+        """
+        Return what the body says, read by the media handler of its content type.
+
+        The first call reads the body; later ones return the same object.
+
+        :param default_when_empty: what to return if there is no body; otherwise that is an error
+        :raises UnsupportedMediaType: if there is no handler for its content type, or no content
+            type and ``media_handlers.default`` names none
+        :raises MediaError: if it is empty or cannot be read; for JSON a ``json.JSONDecodeError``
+            too
+        :raises BodyError: if the rest cannot be had
+        """
+        if self._media is not _UNSET:
+            return self._media
+        handlers = self.media_handlers
+        content_type = self.headers.get("Content-Type") or handlers.default or ""
+        if content_type and handlers.find(content_type) is None:
+            raise UnsupportedMediaType(handlers.explain(content_type))
+        body = await self.read_async()
+        if not body and default_when_empty is not _UNSET:
+            return default_when_empty
+        if body and not content_type:
+            raise UnsupportedMediaType(handlers.explain(""))
+        self._media = handlers.read(body, content_type)
+        return self._media
+
+    @property
+    def media_handlers(self) -> MediaHandlers:
+        """What reads bodies, by content type: the application's, or the defaults without one."""
+        app: Kyoukai | None = getattr(self.context, "app", None)
+        return MediaHandlers() if app is None else app.media_handlers
 
     @property
     def trailers(self) -> Headers:

@@ -82,7 +82,8 @@ def parse(arguments: Iterable[str]) -> Command:
         command.headers.append(("Host", command.url.netloc))
     if fields:
         command.body = "&".join(fields)
-        command.headers.append(("Content-Type", "application/x-www-form-urlencoded"))
+        if not any(name == "Content-Type" for name, _ in command.headers):
+            command.headers.append(("Content-Type", "application/x-www-form-urlencoded"))
     elif parts:
         command.body = "".join(
             f'--limit\r\nContent-Disposition: form-data; name="{name}"\r\n\r\n{value}\r\n'

@@ -353,7 +353,7 @@ def test_adapters_are_bounded() -> None:
         with pytest.raises(RequestRedirect, match=f"h{number}"):
             bp.match_head("GET", "/x", f"h{number}")
     assert bp._table is not None
-    kept = [host for host, _, _ in bp._table._adapters]
+    kept = [host for host, *_ in bp._table._adapters]
     assert kept == [f"h{number}" for number in range(50, ADAPTERS_KEPT + 50)]
 
 

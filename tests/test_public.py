@@ -11,18 +11,30 @@ import pytest
 import kyoukai
 
 EXPORTED = (
+    "BinaryBaseHandlerWS",
     "Blueprint",
     "H2KyoukaiComponent",
     "HTTPRequestContext",
     "Kyoukai",
     "KyoukaiComponent",
     "KyoukaiError",
+    "Middleware",
+    "Channel",
+    "OperationNotAllowed",
+    "PayloadTypeError",
+    "WebSocket",
+    "WebSocketContext",
+    "WebSocketDisconnected",
+    "MediaError",
     "Request",
+    "Resource",
     "Response",
     "Route",
     "RouteGroup",
     "ServerConfig",
     "TestKyoukai",
+    "TextBaseHandlerWS",
+    "WebSocketPayloadType",
     "__version__",
 )
 
@@ -58,9 +70,14 @@ def test_pytest_does_not_collect_the_test_application() -> None:
         ("kyoukai.wsgi", ("create_wsgi_environment",)),
         (
             "kyoukai.routegroup",
-            ("RouteGroup", "route", "errorhandler", "before_request", "after_request"),
+            ("RouteGroup", "route", "websocket", "errorhandler", "before_request", "after_request"),
         ),
-        ("kyoukai.pipeline", ("RequestPipeline",)),
+        (
+            "kyoukai.media",
+            ("BaseHandler", "JSONHandler", "JSONHandlerWS", "MediaHandlers", "MessagePackHandler"),
+        ),
+        ("kyoukai.pipeline", ("InsufficientStorage", "RequestPipeline")),
+        ("kyoukai.resource", ("Resource", "responder")),
         ("kyoukai.testing", ("Client", "MemoryServer", "MemoryTransport", "TestKyoukai")),
         ("kyoukai.asphalt", ("H2KyoukaiComponent", "KyoukaiBaseComponent", "KyoukaiComponent")),
     ],

@@ -14,6 +14,7 @@ from werkzeug.datastructures import Headers
 from werkzeug.wrappers import Response
 
 from kyoukai import util
+from kyoukai.exceptions import MediaError
 from kyoukai.util import as_html, as_json, as_plaintext, plain_response, wrap_response
 
 
@@ -144,9 +145,18 @@ def test_wrong_types_are_named(value: Any, named: str) -> None:
 
 
 def test_json_that_cannot_be() -> None:
-    for convert in (plain_response, wrap_response, as_json):
-        with pytest.raises(TypeError, match="object"):
+    with pytest.raises(TypeError, match="object"):
+        as_json({"a": object()})
+    for convert in (plain_response, wrap_response):
+        with pytest.raises(MediaError) as caught:
             convert({"a": object()})
+        assert str(caught.value) == (
+            "dict cannot be written as application/json: "
+            "TypeError: Encoding objects of type object is unsupported"
+        )
+        assert caught.value.payload_type == "application/json"
+        assert not caught.value.received
+        assert isinstance(caught.value.__cause__, TypeError)
 
 
 def test_helpers() -> None:

@@ -177,6 +177,9 @@ class ResponseHeads:
                     raise InvalidResponse(f"content-length {value[:80]!r} is no number")
                 length = int(value)
                 continue
+            if lower == b"upgrade":
+                lines.append(self._upgrade(value))
+                continue
             date = date or lower == b"date"
             server = server or lower == b"server"
             lines.append(self._field(name, value))
@@ -193,6 +196,10 @@ class ResponseHeads:
 
     def _field(self, name: bytes, value: bytes) -> bytes:
         return b"%b: %b\r\n" % (name, value)
+
+    def _upgrade(self, value: bytes) -> bytes:
+        """What the client should ask for next time (RFC 9110 section 7.8)."""
+        return b"upgrade: %b\r\nconnection: upgrade\r\n" % value
 
     def with_length(self, prefix: bytes, size: int) -> bytes:
         """Return the whole head of an answer whose body has that many bytes."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from enum import Enum
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import httptools
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from kyoukai.rules import Header
 
-__all__ = ("BODY", "CHUNKED", "DROPPED", "HEAD", "BodyReceiver", "Phase")
+__all__ = ("BODY", "CHUNKED", "DROPPED", "HEAD", "HELD", "TUNNEL", "BodyReceiver", "Phase")
 
 
 class Phase(Enum):
@@ -34,9 +34,12 @@ class Phase(Enum):
     BODY = "body"
     CHUNKED = "chunked"
     DROPPED = "dropped"
+    #: Unknown until a request for an upgrade is answered.
+    HELD = "held"
+    TUNNEL = "tunnel"
 
 
-HEAD, BODY, CHUNKED, DROPPED = Phase
+HEAD, BODY, CHUNKED, DROPPED, HELD, TUNNEL = Phase
 
 #: Seconds between two looks at the rate of a body.
 _RATE_TICK = 1.0
@@ -85,7 +88,7 @@ class BodyReceiver(Http1Protocol):
         self._incoming: H1State | None = None
         self._looked = 0.0
         self._message_done = False
-        self._parser = httptools.HttpRequestParser(self)
+        self._parser: Any = httptools.HttpRequestParser(self)
         self._parsing = False
         self._phase = HEAD
         self._pieces: list[bytes] = []
@@ -113,6 +116,15 @@ class BodyReceiver(Http1Protocol):
         self._looked = self.loop.time()
         stream.continue_expected = expect and stream.head.http_version == "1.1" and not self._buffer
         self.set_read_deadline(_RATE_TICK)
+
+    def new_parser(self, chunked: bool, length: int | None) -> None:
+        """An upgrade was not taken: its parser cannot go on, so a fresh one frames the body."""
+        self._parser = httptools.HttpRequestParser(self)
+        if chunked:
+            self._parser.feed_data(b"POST / HTTP/1.1\r\ntransfer-encoding: chunked\r\n\r\n")
+        elif length:
+            self._parser.feed_data(b"POST / HTTP/1.1\r\ncontent-length: %d\r\n\r\n" % length)
+        self._reset_head()
 
     def _chunked_end(self, buffer: bytearray) -> int:
         """
@@ -192,7 +204,7 @@ class BodyReceiver(Http1Protocol):
         """Stop reading while the application is behind; go on when it is not."""
         incoming = self._incoming
         # Bytes that wait for more of their own kind are bounded elsewhere, by max_head_size.
-        full = len(self._streams) >= self.config.max_pipelined
+        full = len(self._streams) >= self.config.max_pipelined or self._phase is HELD
         waiting = len(self._buffer) if full else 0
         if incoming is not None:
             waiting += incoming.buffered

@@ -68,8 +68,10 @@ def framing_of(special: Mapping[bytes, bytes], version: str) -> Framing:
             closes = True
         elif b"keep-alive" in options:
             closes = False
-        if b"upgrade" in options and b"upgrade" in special:
+        if b"upgrade" in options and b"upgrade" in special and version == "1.1":
             protocol = special[b"upgrade"].decode("latin-1").lower()
+            if "websocket" in (token.strip() for token in protocol.split(",")):
+                protocol = "websocket"  # the one that is taken, whatever else is offered
     if b"transfer-encoding" in special:
         if version == "1.0":
             raise ProtocolError(400, "HTTP/1.0 has no Transfer-Encoding.")

@@ -12,7 +12,7 @@ import re
 from typing import TYPE_CHECKING, cast
 
 from kyoukai.backends.http1 import H1State
-from kyoukai.backends.http1_body import BodyReceiver
+from kyoukai.backends.http1_tunnel import Http1Tunnel
 from kyoukai.backends.tls_reader import replace_protocol
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ _UPGRADE_HEADERS = frozenset((b"connection", b"http2-settings", b"transfer-encod
 _SWITCHING = b"HTTP/1.1 101 Switching Protocols\r\nconnection: Upgrade\r\nupgrade: h2c\r\n\r\n"
 
 
-class Http2Entrance(BodyReceiver):
+class Http2Entrance(Http1Tunnel):
     """
     One connection that starts with HTTP/1.x, and may go on with HTTP/2.
 

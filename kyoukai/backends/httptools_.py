@@ -20,7 +20,7 @@ import httptools
 from kyoukai.backends.base import NEVER
 from kyoukai.backends.connections import Component
 from kyoukai.backends.http1 import H1State, answer_refusal
-from kyoukai.backends.http1_body import BODY, CHUNKED, DROPPED, HEAD
+from kyoukai.backends.http1_body import BODY, CHUNKED, DROPPED, HEAD, HELD, TUNNEL
 from kyoukai.backends.http1_heads import REFUSED, HeadMemory, framing_of
 from kyoukai.backends.http1_upgrade import Http2Entrance
 from kyoukai.exceptions import ProtocolError
@@ -37,11 +37,8 @@ from kyoukai.stream import CLOSED, RequestHead
 if TYPE_CHECKING:
     from asphalt.core import Context
 
-
 __all__ = ("PROTOCOL_CLASS", "HttpToolsProtocol")
-
 PROTOCOL_CLASS = "HttpToolsProtocol"
-
 
 #: What a request line starts with; anything else, such as a TLS handshake, is refused at once.
 _FIRST_BYTES = frozenset(b"ABCDEFGHIJKLMNOPQRSTUVWXYZ")
@@ -120,6 +117,9 @@ class HttpToolsProtocol(Http2Entrance):
 
     def data_received(self, data: bytes) -> None:
         """Bytes from the client."""
+        if self._phase is TUNNEL:
+            self.tunnelled(data)
+            return
         # The common case: one whole head, no body, and nothing before it.
         if (
             self._phase is HEAD
@@ -152,6 +152,8 @@ class HttpToolsProtocol(Http2Entrance):
         """
         if self.tls is not None or self._lingering:
             return False
+        if self._phase is TUNNEL:
+            return self.tunnel_ended()
         self._half_closed = True
         self._read_deadline = NEVER
         return self._cut_short()
@@ -199,9 +201,11 @@ class HttpToolsProtocol(Http2Entrance):
                     data = bytes(memoryview(buffer)[:end])
                     del buffer[:end]
                     self._feed_chunks(data)
-                else:
+                elif self._phase is DROPPED:
                     self._dropped = True
                     buffer.clear()
+                else:
+                    break
         finally:
             self._parsing = False
         if self._half_closed and not self._cut_short():
@@ -352,8 +356,7 @@ class HttpToolsProtocol(Http2Entrance):
         )
         self._reset_head()
         if upgrade:
-            # Not taken: this parser cannot go on, so a fresh one frames the body.
-            self._new_parser(chunked, length)
+            self.new_parser(chunked, length)
         h2c = protocol == "h2c" and self.offers_h2c(stream, expect)
         if chunked or length:
             self._start_body(stream, chunked, length or 0, expect)
@@ -376,7 +379,9 @@ class HttpToolsProtocol(Http2Entrance):
                 self._memory.remember(data, stream.head)
             if h2c and self.take_upgrade(stream):
                 return
-            if closes:
+            if protocol == "websocket" and method == "GET":
+                self.hold_input(stream)
+            elif closes:
                 self._phase = DROPPED
         self.enqueue(stream)
 
@@ -386,14 +391,6 @@ class HttpToolsProtocol(Http2Entrance):
         self._target = b""
         self._headers = []
         self._special = {}
-
-    def _new_parser(self, chunked: bool, length: int | None) -> None:
-        self._parser = httptools.HttpRequestParser(self)
-        if chunked:
-            self._parser.feed_data(b"POST / HTTP/1.1\r\ntransfer-encoding: chunked\r\n\r\n")
-        elif length:
-            self._parser.feed_data(b"POST / HTTP/1.1\r\ncontent-length: %d\r\n\r\n" % length)
-        self._reset_head()
 
     # -- Time-outs -----------------------------------------------------------------------------
 
@@ -475,6 +472,8 @@ class HttpToolsProtocol(Http2Entrance):
 
     def next_request(self) -> None:
         """An exchange is complete: go on with what has come, or wait for the next request."""
+        if self._phase is HELD:
+            self.release_input()
         if self._buffer:
             self._parse()
         if self._streams or self._phase is not HEAD:

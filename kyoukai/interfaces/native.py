@@ -7,6 +7,8 @@ from __future__ import annotations
 from collections.abc import Coroutine
 from typing import TYPE_CHECKING, Any
 
+from kyoukai.ws.handshake import is_handshake
+
 if TYPE_CHECKING:
     from asphalt.core import Context
 
@@ -39,6 +41,8 @@ class NativeInterface:
 
     def __call__(self, stream: StreamState) -> Coroutine[Any, Any, None]:
         """Answer a stream."""
+        if stream.head.protocol is not None and is_handshake(stream.head):
+            return self.pipeline.run_socket(stream)
         return self.pipeline.run(stream)
 
     async def startup(self, context: Context) -> None:

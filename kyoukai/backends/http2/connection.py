@@ -145,13 +145,12 @@ class ServerConnection(H2Connection):
                 SettingCodes.MAX_CONCURRENT_STREAMS: config.h2_max_concurrent_streams,
                 SettingCodes.INITIAL_WINDOW_SIZE: config.h2_stream_window,
                 SettingCodes.MAX_HEADER_LIST_SIZE: config.max_head_size,
+                SettingCodes.ENABLE_CONNECT_PROTOCOL: 1,
                 _NO_RFC7540_PRIORITIES: 1,  # type: ignore[dict-item]
             },
         )
         self.remote_settings = _Settings(True)
         self.encoder = _NO_ENCODER
-        # Said only where there is something behind it.
-        del self.local_settings[SettingCodes.ENABLE_CONNECT_PROTOCOL]
         self.decoder: FieldDecoder = FieldDecoder(2 * config.max_head_size)
         self._closed_streams: dict[int, StreamClosedBy | None] = {}
         #: The bytes that the client lets a new stream send.

@@ -298,6 +298,9 @@ class ResponseBlocks(ResponseHeads):
     def _field(self, name: bytes, value: bytes) -> bytes:
         return b"" if name.lower() in _FORBIDDEN else _literal(name, value)
 
+    def _upgrade(self, value: bytes) -> bytes:
+        return b""  # HTTP/2 has no such thing
+
     def with_length(self, prefix: bytes, size: int) -> bytes:
         """Return the whole head of an answer whose body has that many bytes."""
         return prefix + _literal(b"content-length", b"%d" % size)

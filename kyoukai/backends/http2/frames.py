@@ -15,8 +15,8 @@ from h2.errors import ErrorCodes
 
 from kyoukai.backends.base import NEVER
 from kyoukai.backends.connections import Component
-from kyoukai.backends.http2.guard import Bucket, ConnectionFault
-from kyoukai.backends.http2.sending import H2Sender
+from kyoukai.backends.http2.guard import ConnectionFault
+from kyoukai.backends.http2.tunnel import H2Tunnels
 from kyoukai.backends.http2.wire import (
     ACK,
     CONTINUATION,
@@ -34,6 +34,7 @@ from kyoukai.backends.http2.wire import (
     SETTINGS,
     WINDOW_UPDATE,
 )
+from kyoukai.bucket import Bucket
 
 if TYPE_CHECKING:
     from asphalt.core import Context
@@ -56,7 +57,7 @@ _UPDATES_AT_MOST = 2**32
 _SMALL_FRAME = 256
 
 
-class FrameReceiver(H2Sender):
+class FrameReceiver(H2Tunnels):
     """
     One HTTP/2 connection, from bytes to frames.
 

@@ -1,6 +1,5 @@
 """
-What h2 does not count: buckets for what costs us more than the client, and the errors that end a
-connection.
+The errors that end an HTTP/2 connection, and their lines in the log.
 """
 
 from __future__ import annotations
@@ -10,7 +9,7 @@ from time import monotonic
 
 from h2.errors import ErrorCodes
 
-__all__ = ("Bucket", "ConnectionFault", "report")
+__all__ = ("ConnectionFault", "report")
 
 logger = logging.getLogger("kyoukai.server")
 
@@ -27,37 +26,6 @@ class ConnectionFault(Exception):
         super().__init__(text)
         self.code = code
         self.text = text
-
-
-class Bucket:
-    """
-    A token bucket: so many at once, and so many a second from then on.
-
-    :param burst: tokens at the start, and at most
-    :param rate: tokens that come back each second
-    """
-
-    __slots__ = ("_at", "_burst", "_left", "_rate")
-
-    def __init__(self, burst: int, rate: float) -> None:
-        self._burst = self._left = float(burst)
-        self._rate = rate
-        self._at = -1.0
-
-    def take(self, now: float, count: int = 1) -> bool:
-        """
-        Take tokens.
-
-        :param now: the time, by any clock that only goes forward
-        :param count: how many
-        :return: False if there are not so many
-        """
-        if self._at < 0:
-            self._at = now
-        left = min(self._burst, self._left + (now - self._at) * self._rate)
-        self._at = now
-        self._left = left - count
-        return self._left >= 0
 
 
 class _Reports:

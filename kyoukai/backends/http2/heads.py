@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 __all__ = ("check_trailer_fields", "head_with_path", "refused_head", "request_head")
 
-_PSEUDO = frozenset((b":method", b":scheme", b":authority", b":path"))
+_PSEUDO = frozenset((b":method", b":scheme", b":authority", b":path", b":protocol"))
 _NAME = re.compile(rb"[!#$%&'*+\-.^_`|~0-9a-z]+")
 _VALUE = re.compile(rb"(?:[!-~\x80-\xff](?:[\t -~\x80-\xff]*[!-~\x80-\xff])?)?")
 _METHOD = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
@@ -94,11 +94,16 @@ def request_head(fields: Sequence[Header], protocol: BaseProtocol) -> RequestHea
         if not _METHOD.fullmatch(method_bytes):
             raise _malformed("The method is missing or not valid.")
         method = method_bytes.decode()
-        if method == "CONNECT":
+        if method == "CONNECT" and b":protocol" not in pseudo:
             if b":scheme" in pseudo or b":path" in pseudo:
                 raise _malformed("CONNECT has no scheme and no path.")
             check_authority(pseudo.get(b":authority", b""))
             raise ProtocolError(405, "This server is no proxy.")
+    protocol_name = None
+    if b":protocol" in pseudo:  # extended CONNECT (RFC 8441 section 4)
+        if method != "CONNECT":
+            raise _malformed("Only CONNECT has a protocol.")
+        protocol_name = pseudo[b":protocol"].decode("latin-1").lower()
     if pseudo.get(b":scheme", b"").lower() not in (b"http", b"https"):
         raise _malformed("The scheme is missing or not valid.")
     target = pseudo.get(b":path", b"")
@@ -125,11 +130,13 @@ def request_head(fields: Sequence[Header], protocol: BaseProtocol) -> RequestHea
     authority = check_authority(host)
     headers[0] = (b"host", host)
 
+    if protocol_name is not None and protocol_name != "websocket":
+        raise ProtocolError(501, "The only protocol that CONNECT opens here is 'websocket'.")
     length = None
     scheme, client = protocol.scheme, protocol.client
     if special:
         declared = special.get(b"content-length")
-        if declared is not None:
+        if declared is not None and protocol_name is None:  # a tunnel's bytes are no body
             if not declared.isdigit() or len(declared) > 19:
                 raise _malformed("The Content-Length is not valid.")
             length = int(declared)
@@ -155,7 +162,7 @@ def request_head(fields: Sequence[Header], protocol: BaseProtocol) -> RequestHea
         "2",
         headers,
         length,
-        None,
+        protocol_name,
         client,
         protocol.server,
         protocol.tls,

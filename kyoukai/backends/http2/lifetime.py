@@ -99,6 +99,8 @@ class H2Lifetime(FrameReceiver):
         The first GOAWAY only announces the end, as requests are on their way. Those that come
         before the answer to our PING are served; the second GOAWAY names the last of them.
         """
+        if self.connections.closing:
+            self.tunnels_going_away()
         if not self.closing:
             self.closing = True
             self.h2.go_away(ALL_STREAMS, ErrorCodes.NO_ERROR)

@@ -154,8 +154,8 @@ class H2KyoukaiProtocol(H2Lifetime):
                 self._check_size(fields)
                 head = request_head(fields, self)
                 h2.decoder.remember(block, head.copy())
-            if ends and head.content_length:
-                raise ProtocolError(400, "The body is shorter than its Content-Length.")
+            if ends and (head.content_length or head.protocol):
+                raise ProtocolError(400, "The request ends before what it announces.")
         except ProtocolError as error:
             if error.status == 400:
                 self._refuse(stream_id, ErrorCodes.PROTOCOL_ERROR, True)
@@ -262,6 +262,7 @@ class H2KyoukaiProtocol(H2Lifetime):
         stream = self._open(event.stream_id or 0, head)
         stream.adopted = True
         stream.continue_expected = head.get(b"expect") is not None
+        stream.upgradable = head.protocol is not None
         self.start_stream(stream, interface)
         if self._body_timer is None and self.config.min_body_rate:
             self._body_timer = self.loop.call_later(_RATE_TICK, self._check_rates)
@@ -288,7 +289,10 @@ class H2KyoukaiProtocol(H2Lifetime):
             self.h2.refund(size)
             self._break(stream, "The body is longer than its Content-Length.")
             return
-        stream.insert_data(data, size)
+        if stream.tunnel is not None:
+            stream.pass_on(data, size)
+        else:
+            stream.insert_data(data, size)
 
     def stream_complete(self, event: events.StreamEnded) -> None:
         """A request has ended."""
@@ -379,8 +383,8 @@ class H2KyoukaiProtocol(H2Lifetime):
         asking = self.h2.inbound_flow_control_window > 0 and not self.reading_paused
         open_ones = 0
         for stream in tuple(self.streams.values()):
-            if stream.receiving is not OPEN or stream.answered:
-                continue
+            if stream.receiving is not OPEN or stream.answered or stream.head.protocol:
+                continue  # nothing is owed, or it is a tunnel
             open_ones += 1
             window_open = stream.buffered < config.h2_stream_window // 2
             if not (asking and window_open) or stream.continue_expected:

@@ -30,7 +30,7 @@ from kyoukai.backends.http2.wire import (
     MAX_FRAME_SIZE,
     frame_head,
 )
-from kyoukai.exceptions import PeerGone
+from kyoukai.exceptions import InvalidResponse, PeerGone
 from kyoukai.rules import bodyless
 from kyoukai.stream import CLOSED, IDLE, OPEN, StreamState
 
@@ -186,6 +186,7 @@ class H2Sender(BaseProtocol):
         self, stream: H2State, status: int, headers: Sequence[Header], body: Payload
     ) -> None:
         """Send a whole response that is not quite ordinary."""
+        _check_no_tunnel(stream, status)
         block, length, _ = self._blocks.render(status, headers)
         size = len(body)
         length = content_length(stream.head.method, status, length, size)
@@ -220,6 +221,7 @@ class H2Sender(BaseProtocol):
     ) -> None:
         """Send the head of a response whose body follows."""
         state = self.with_h2(stream)
+        _check_no_tunnel(state, status)
         block, _, _ = self._blocks.render(status, headers)
         if length is not None and status not in (204, 304):
             block = self._blocks.with_length(block, length)
@@ -478,3 +480,9 @@ class H2Sender(BaseProtocol):
         self._scheduler.discard(stream)
         if stream.turn is not None and not stream.turn.done():
             stream.turn.set_result(None)
+
+
+def _check_no_tunnel(stream: H2State, status: int) -> None:
+    """Refuse an answer that would open a tunnel which the application knows nothing of."""
+    if stream.upgradable and status < 300:
+        raise InvalidResponse(f"{status} would accept CONNECT: only accept_upgrade() does that")

@@ -43,6 +43,12 @@ class H2State(StreamState):
     looked_at: int = -1
     #: Seconds in which the server has asked for the body.
     asked: float = 0.0
+    #: Of a tunnel: what it sends after ``unsent``, how much that is, whether it is about to be
+    #: sent, and whether the tunnel ends with it. The list is made for each tunnel.
+    outgoing: list[bytes]
+    outgoing_size: int = 0
+    due: bool = False
+    end_due: bool = False
 
     _sender: asyncio.Lock | None = None
     _priority: Priority | None = None

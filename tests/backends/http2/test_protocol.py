@@ -42,7 +42,7 @@ async def test_the_server_speaks_first() -> None:
         pairs = first.settings
         assert pairs.pop(f.ENABLE_PUSH, 0) == 0
         assert pairs.pop(f.HEADER_TABLE_SIZE, 4096) == 4096
-        assert pairs.pop(8, 0) == 0  # no WebSockets (RFC 8441 section 3)
+        assert pairs.pop(8, 0) == 1  # extended CONNECT (RFC 8441 section 3)
         assert pairs == {
             f.MAX_CONCURRENT_STREAMS: 7,
             f.INITIAL_WINDOW_SIZE: 70_000,

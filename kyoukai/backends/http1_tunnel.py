@@ -1,0 +1,174 @@
+"""
+HTTP/1.1 connections that become tunnels (RFC 9110 section 7.8).
+
+What comes after a request for an upgrade is held until it is answered: only then is it known
+whether it is the tunnel's, or the next request.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from kyoukai.backends.base import NEVER
+from kyoukai.backends.http1 import SLICE, H1State
+from kyoukai.backends.http1_body import HEAD, HELD, TUNNEL, BodyReceiver
+from kyoukai.stream import CLOSED, StreamState
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from asphalt.core import Context
+
+    from kyoukai.backends.connections import Component
+    from kyoukai.rules import Header
+
+__all__ = ("Http1Tunnel",)
+
+
+class Http1Tunnel(BodyReceiver):
+    """
+    One HTTP/1.x connection, which may become a tunnel.
+
+    :param component: what it serves
+    :param parent_context: the Asphalt context of its requests' contexts
+    """
+
+    __slots__ = ("_flush_due", "_out", "_out_size")
+
+    def __init__(self, component: Component, parent_context: Context | None = None) -> None:
+        super().__init__(component, parent_context)
+        # What has been written since the last turn of the loop; None while this is no tunnel.
+        self._out: list[bytes] | None = None
+        self._out_size = 0
+        self._flush_due = False
+
+    # -- From a request to a tunnel ------------------------------------------------------------
+
+    def hold_input(self, stream: H1State) -> None:
+        """A request asks for an upgrade: what follows waits for its answer."""
+        stream.upgradable = True
+        self._phase = HELD
+
+    def release_input(self) -> None:
+        """The request was answered otherwise: what follows are requests."""
+        if self._phase is HELD and not self._streams:
+            self._phase = HEAD
+
+    def accept_upgrade(self, stream: StreamState, headers: Sequence[Header]) -> None:
+        """Answer 101: from now on, the connection is the stream's."""
+        assert isinstance(stream, H1State)
+        lines = b"".join([b"%b: %b\r\n" % pair for pair in headers])
+        token = (stream.head.protocol or "").encode("latin-1")
+        self.transport.write(
+            b"HTTP/1.1 101 Switching Protocols\r\nconnection: Upgrade\r\n"
+            b"upgrade: %b\r\n%b\r\n" % (token, lines)
+        )
+        stream.status = 101
+        stream.closes = True
+        self._phase = TUNNEL
+        self._incoming = stream
+        self._read_deadline = NEVER
+        self._out = []
+        self._parser = None  # it would only take room
+        self.write_limit = min(self.write_limit, self.config.ws_write_limit)
+        self.transport.set_write_buffer_limits(high=self.write_limit)
+        if self._buffer:
+            data = bytes(self._buffer)
+            self._buffer.clear()
+            stream.insert_data(data)
+        if self._half_closed:
+            self.loop.call_soon(stream.stream_complete)
+        if self.connections.closing and stream.tunnel is not None:
+            self.loop.call_soon(stream.tunnel.going_away)
+
+    # -- Bytes in ------------------------------------------------------------------------------
+
+    def tunnelled(self, data: bytes) -> None:
+        """Bytes of the tunnel have come."""
+        stream = self._incoming
+        if stream is None or self._phase is not TUNNEL:
+            return  # it was closed in the meantime
+        if stream.tunnel is None:
+            stream.insert_data(data)
+        else:
+            stream.pass_on(data, len(data))
+        if stream.buffered:
+            self._check_reading()
+
+    def tunnel_ended(self) -> bool:
+        """
+        The client has closed its direction of the tunnel.
+
+        :return: whether the transport stays open
+        """
+        if self._incoming is not None:
+            self._incoming.stream_complete()
+        return not self.transport.is_closing()
+
+    # -- Bytes out -----------------------------------------------------------------------------
+
+    def tunnel_write(self, stream: StreamState, data: bytes) -> None:
+        """Send bytes, all those of one turn of the loop in one write."""
+        out = self._out
+        if out is None or self.is_lost:
+            return
+        out.append(data)
+        self._out_size += len(data)
+        stream.bytes_sent += len(data)
+        if self._out_size >= SLICE:
+            self._flush_out()
+        elif not self._flush_due:
+            self._flush_due = True
+            self.loop.call_soon(self._flush_turn)
+
+    def _flush_turn(self) -> None:
+        self._flush_due = False
+        self._flush_out()
+
+    def _flush_out(self) -> None:
+        out = self._out
+        if out:
+            data = out[0] if len(out) == 1 else b"".join(out)
+            out.clear()
+            self._out_size = 0
+            if not self.transport.is_closing():
+                self.transport.write(data)
+
+    def tunnel_waiting(self, stream: StreamState) -> int:
+        """Return how many bytes wait for the client."""
+        return self._out_size + self.transport.get_write_buffer_size()
+
+    def tunnel_full(self, stream: StreamState) -> bool:
+        """Whether the transport's buffer is full."""
+        return self.write_paused
+
+    def resume_writing(self) -> None:
+        """The transport's buffer has drained."""
+        super().resume_writing()
+        stream = self._incoming
+        if self._phase is TUNNEL and stream is not None and stream.tunnel is not None:
+            stream.tunnel.writable()
+
+    def tunnel_end(self, stream: StreamState, complete: bool) -> None:
+        """
+        Close the connection once all is sent.
+
+        A client that may still be sending gets ``linger_timeout`` to read what was sent.
+        """
+        assert isinstance(stream, H1State)
+        if stream.sending is CLOSED or self.is_lost:
+            return
+        self._flush_out()
+        self._out = None
+        if complete:
+            stream.receiving = CLOSED
+        self._response_complete(stream)
+        if stream.tunnel is not None:
+            stream.tunnel.ended()
+
+    def shutdown(self) -> None:
+        """Take no further requests; a tunnel is told."""
+        super().shutdown()
+        stream = self._incoming
+        if self._phase is TUNNEL and stream is not None and stream.tunnel is not None:
+            stream.tunnel.going_away()

@@ -1,0 +1,1 @@
+"""WebSockets on streams: the handshake, messages in frames, and a socket's session."""

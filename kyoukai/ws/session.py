@@ -1,0 +1,499 @@
+"""
+``Session``: a WebSocket from its acceptance to its end, for every kind of application.
+
+A session is the tunnel of its stream. It is open until either side says that it closes, closing
+until the other side says so too, and then over; a client that is lost makes it over at once.
+Messages that have come before the client closed can still be received.
+
+How much may wait is bounded on both sides: messages that nobody receives stop the reading, and
+frames that the client does not take make whoever sends wait.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import struct
+import sys
+from collections import deque
+from functools import partial
+from typing import TYPE_CHECKING, Protocol
+
+from websockets.frames import Frame, Opcode
+
+from kyoukai.bucket import Bucket
+from kyoukai.exceptions import OperationNotAllowed, WebSocketDisconnected
+from kyoukai.ws.messages import MessageReader
+
+if TYPE_CHECKING:
+    from websockets.extensions import Extension
+
+    from kyoukai.config import ServerConfig
+    from kyoukai.stream import StreamState
+
+__all__ = ("ABNORMAL", "GOING_AWAY", "NORMAL", "Listener", "Session", "check_close")
+
+NORMAL, GOING_AWAY, ABNORMAL = 1000, 1001, 1006
+#: The codes that a Close frame may carry, beside 3000 to 4999 (RFC 6455 section 7.4, and IANA's
+#: registry).
+CODES = frozenset((1000, 1001, 1002, 1003, 1007, 1008, 1009, 1010, 1011, 1012, 1013, 1014))
+#: Bytes of a reason in UTF-8 (RFC 6455 section 5.5).
+_REASON_SIZE = 123
+#: Pings and pongs that a client may save up by sending messages.
+_FREE_AT_MOST = 1000
+#: Seconds by which the clock of a loop may be behind.
+_TICK = 0.001
+
+
+class Listener(Protocol):
+    """Who wants to hear of a session; none of this may wait, or raise."""
+
+    def socket_writable(self, session: Session) -> None:
+        """There is room for more after there was none."""
+
+    def socket_closed(self, session: Session) -> None:
+        """The session is not open any more."""
+
+
+class Session:
+    """
+    One open WebSocket.
+
+    :param stream: the stream that is about to become its tunnel
+    :param config: the server's settings
+    :param extensions: those that were accepted
+    :param max_queue: messages that may wait to be received before reading stops; with 0, none is
+        read before somebody waits for it
+    """
+
+    __slots__ = (
+        "_bucket",
+        "_close_timer",
+        "_closed",
+        "_free",
+        "_heard",
+        "_loop",
+        "_max_queue",
+        "_over",
+        "_pinged",
+        "_pings",
+        "_reader",
+        "_receiver",
+        "_timer",
+        "_write",
+        "_writers",
+        "close_code",
+        "close_reason",
+        "config",
+        "full",
+        "is_open",
+        "is_over",
+        "listeners",
+        "messages",
+        "stream",
+    )
+
+    def __init__(
+        self,
+        stream: StreamState,
+        config: ServerConfig,
+        extensions: list[Extension],
+        max_queue: int,
+    ) -> None:
+        self.stream = stream
+        self.config = config
+        #: Messages that wait to be received.
+        self.messages: deque[str | bytes] = deque()
+        #: Whether reading has stopped, see ``kyoukai.stream.Tunnel``.
+        self.full = max_queue == 0
+        #: Whether messages can be sent, and may still come.
+        self.is_open = True
+        #: Whether the tunnel has ended.
+        self.is_over = False
+        #: Why it is not open: None while it is.
+        self.close_code: int | None = None
+        self.close_reason: str | None = None
+        self._loop = asyncio.get_running_loop()
+        self._max_queue = max_queue
+        self._reader = MessageReader(
+            config.ws_max_message_size, config.ws_max_fragments, extensions
+        )
+        self._write = partial(stream.protocol.tunnel_write, stream)
+        self._receiver: asyncio.Future[None] | None = None
+        self._writers: list[asyncio.Future[None]] = []
+        self._closed: asyncio.Future[None] | None = None
+        self._over: asyncio.Future[None] | None = None
+        #: Who wants to hear when there is room to write, and when the socket is not open any more.
+        self.listeners: list[Listener] = []
+        # Pings that somebody waits for, by their payload; the time of the last one; whether
+        # anything has come since; what the client may send of them.
+        self._pings: dict[bytes, asyncio.Future[bool]] = {}
+        self._pinged = 0.0
+        self._heard = True
+        self._free = 0
+        self._bucket: Bucket | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._close_timer: asyncio.TimerHandle | None = None
+
+    def begin(self) -> None:
+        """The handshake has been accepted."""
+        if self.config.ws_ping_interval and self.is_open:
+            self._timer = self._loop.call_later(self.config.ws_ping_interval, self._beat)
+
+    # -- Receiving -----------------------------------------------------------------------------
+
+    async def receive(self) -> str | bytes:
+        """
+        Return the next message; a cancelled call loses none.
+
+        :raises WebSocketDisconnected: if there will be none
+        :raises OperationNotAllowed: if another task waits for it
+        """
+        messages = self.messages
+        if not messages:
+            await self._await_message()
+        message = messages.popleft()
+        if self.full and not messages and self._max_queue:
+            self._read_on()
+        return message
+
+    async def _await_message(self) -> None:
+        if self._receiver is not None:
+            raise OperationNotAllowed("another task is receiving from this WebSocket")
+        self._receiver = receiver = self._loop.create_future()
+        try:
+            if self.full:
+                self._read_on()
+            if not self.messages:
+                if not self.is_open:
+                    raise self.disconnected()
+                await receiver
+                if not self.messages:
+                    raise self.disconnected()
+        finally:
+            self._receiver = None
+
+    def disconnected(self) -> WebSocketDisconnected:
+        """Return the error that says how the socket was closed."""
+        return WebSocketDisconnected(
+            ABNORMAL if self.close_code is None else self.close_code, self.close_reason or ""
+        )
+
+    def _read_on(self) -> None:
+        """There is room for messages again."""
+        self.full = False
+        self._read()
+        if not self.full:
+            self.stream.taken()
+
+    def _read(self) -> None:
+        """Read what has come, as far as there is room."""
+        reader = self._reader
+        if not self.is_open:  # until the client's Close frame comes, what it sends is dropped
+            while reader.read(deque(), 64, self.config.ws_max_message_size):
+                pass
+        else:
+            messages = self.messages
+            room = self._max_queue - len(messages)
+            if not self._max_queue:
+                room = 1 if self._receiver is not None and not messages else 0
+            size = self.config.ws_max_message_size
+            if messages:
+                size -= sum(map(len, messages))
+            if room > 0 and size > 0:
+                count = reader.read(messages, room, size)
+                if count:
+                    self._free += count
+                    if self._receiver is not None and not self._receiver.done():
+                        self._receiver.set_result(None)
+                self.full = count == room or sum(map(len, messages)) >= size
+            else:
+                self.full = True
+        protocol = reader.protocol
+        if protocol.writes or reader.control or protocol.eof_sent:
+            self._take_control()
+
+    def _take_control(self) -> None:
+        """Look at pings and pongs, answer what is to be answered, and see whether it was closed."""
+        reader = self._reader
+        control, reader.control = reader.control, []
+        for frame in control:
+            if not self._affords(frame):
+                reader.fail(1008, "too many pings and pongs")
+                break
+        output, ends = reader.output()
+        protocol = reader.protocol
+        if output:
+            self._write(output)
+        if not ends:
+            return
+        if self.is_open:
+            close = protocol.close_rcvd or protocol.close_sent
+            if close is not None and protocol.parser_exc is None:
+                self._leave(close.code, close.reason)
+            elif protocol.close_sent is not None:
+                self._leave(protocol.close_sent.code, protocol.close_sent.reason)
+            else:
+                self._leave(ABNORMAL, "")
+        self._end()
+
+    def _affords(self, frame: Frame) -> bool:
+        """Count a ping or a pong; False if there were too many."""
+        if frame.opcode is Opcode.PONG:
+            waiting = self._pings.pop(bytes(frame.data), None)
+            if waiting is not None and not waiting.done():
+                waiting.set_result(True)
+        if self._free > 0:
+            self._free = min(self._free, _FREE_AT_MOST) - 1
+            return True
+        if self._bucket is None:
+            self._bucket = Bucket(self.config.ws_ping_burst, self.config.ws_ping_rate)
+        return self._bucket.take(self._loop.time())
+
+    # -- Sending -------------------------------------------------------------------------------
+
+    def put(self, opcode: int, payload: bytes) -> None:
+        """
+        Send a message, without waiting; messages go out whole and in order.
+
+        :param opcode: ``TEXT`` or ``BINARY``
+        :param payload: its bytes; text in UTF-8
+        :raises WebSocketDisconnected: if the socket is not open
+        """
+        if not self.is_open:
+            raise self.disconnected()
+        self._write(self._reader.frame(opcode, payload))
+
+    def put_frame(self, frame: bytes) -> None:
+        """Send a frame that was made elsewhere, without waiting; nothing if it is not open."""
+        if self.is_open:
+            self._write(frame)
+
+    @property
+    def is_clogged(self) -> bool:
+        """Whether too much waits for the client."""
+        return self.stream.protocol.tunnel_full(self.stream)
+
+    @property
+    def buffered(self) -> int:
+        """Bytes that wait for the client."""
+        return 0 if self.is_over else self.stream.protocol.tunnel_waiting(self.stream)
+
+    async def drain(self) -> None:
+        """
+        Wait until less waits for the client.
+
+        :raises WebSocketDisconnected: if the socket is closed or lost meanwhile
+        """
+        while self.is_open and self.is_clogged:
+            waiter = self._loop.create_future()
+            self._writers.append(waiter)
+            await waiter
+        if not self.is_open:
+            raise self.disconnected()
+
+    async def ping(self) -> float:
+        """
+        Send a ping and wait for its answer.
+
+        :return: seconds that it took
+        :raises WebSocketDisconnected: if the socket is not open, or lost meanwhile
+        """
+        if not self.is_open:
+            raise self.disconnected()
+        now = self._loop.time()
+        payload = struct.pack("!d", now)
+        while payload in self._pings:  # two in one tick of the clock
+            now += 1e-6
+            payload = struct.pack("!d", now)
+        self._pings[payload] = answer = self._loop.create_future()
+        self._send_ping(payload)
+        try:
+            answered = await answer
+        finally:
+            self._pings.pop(payload, None)
+        if not answered:
+            raise self.disconnected()
+        return self._loop.time() - now
+
+    def _send_ping(self, payload: bytes) -> None:
+        self._free += 1
+        self._reader.protocol.send_ping(payload)
+        self._write(self._reader.output()[0])
+
+    def _beat(self) -> None:
+        """Send a ping, or look whether the last one was answered in time."""
+        self._timer = None
+        interval, timeout = self.config.ws_ping_interval, self.config.ws_ping_timeout
+        now = self._loop.time()
+        if self._pinged and timeout and not (self._heard or self.full):
+            wait = self._pinged + timeout - now
+            if wait <= _TICK:
+                self._time_out()
+                return
+        else:
+            wait = self._pinged + interval - now
+            if not self._pinged or wait <= _TICK:
+                self._pinged = now
+                self._heard = False
+                self._send_ping(b"")
+                wait = min(interval, timeout or interval)
+        self._timer = self._loop.call_later(wait, self._beat)
+
+    def _time_out(self) -> None:
+        """The client does not answer: it is lost, and told so if it can hear."""
+        clogged = self.buffered
+        self._reader.fail(1011, "no answer to a ping")
+        output, _ = self._reader.output()
+        self._leave(ABNORMAL, "")
+        if clogged:
+            self._cut()
+        else:
+            self._write(output)
+            self._end()
+
+    # -- Closing -------------------------------------------------------------------------------
+
+    def close(self, code: int, reason: str = "") -> None:
+        """
+        Say that the socket is closed, if it is open; what the client still sends is dropped.
+
+        The client has ``ws_close_timeout`` to answer.
+
+        :param code: the close code
+        :param reason: at most 123 bytes in UTF-8
+        :raises ValueError: if these may not be sent
+        """
+        check_close(code, reason)
+        if not self.is_open:
+            return
+        self._reader.protocol.send_close(code, reason)
+        self._write(self._reader.output()[0])
+        self.messages.clear()
+        self._leave(code, reason)
+        self._await_end()
+        self.full = False
+        self._read()
+        self.stream.taken()
+
+    def _leave(self, code: int, reason: str) -> None:
+        """The socket is not open any more."""
+        self.is_open = False
+        self.close_code = int(code)
+        self.close_reason = reason
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if self._receiver is not None and not self._receiver.done():
+            self._receiver.set_result(None)
+        for answer in self._pings.values():
+            if not answer.done():
+                answer.set_result(False)
+        self.writable()
+        for listener in tuple(self.listeners):
+            listener.socket_closed(self)
+        self.listeners.clear()
+        if self._closed is not None and not self._closed.done():
+            self._closed.set_result(None)
+
+    def _end(self) -> None:
+        """End the tunnel, once all is sent."""
+        self._await_end()
+        complete = self._reader.protocol.close_rcvd is not None
+        self.stream.protocol.tunnel_end(self.stream, complete)
+
+    def _await_end(self) -> None:
+        if self._close_timer is None and not self.is_over:
+            self._close_timer = self._loop.call_later(self.config.ws_close_timeout, self._cut)
+
+    def _cut(self) -> None:
+        """The client has had its time: end the tunnel without it."""
+        self._close_timer = None
+        self.stream.reset("cancelled")
+        self.ended()
+
+    async def wait_closed(self) -> None:
+        """Wait until the socket is not open any more."""
+        if self.is_open:
+            if self._closed is None:
+                self._closed = self._loop.create_future()
+            await asyncio.shield(self._closed)
+
+    async def wait_over(self) -> None:
+        """Wait until the tunnel has ended."""
+        if not self.is_over:
+            if self._over is None:
+                self._over = self._loop.create_future()
+            await asyncio.shield(self._over)
+
+    # -- What the stream calls, see ``kyoukai.stream.Tunnel`` ----------------------------------
+
+    def bytes_received(self, data: bytes) -> None:
+        """Some bytes from the client."""
+        if self.is_over:
+            return
+        self._heard = True
+        self._reader.feed(data)
+        if not self.full:
+            self._read()
+
+    def end_received(self) -> None:
+        """The client sends no more; without a Close frame, it is lost."""
+        if self.is_over:
+            return
+        self._read_rest()
+        if self.is_open:
+            self._leave(ABNORMAL, "")
+        self._end()
+
+    def lost(self) -> None:
+        """The client is gone."""
+        if self.is_over:
+            return
+        self._read_rest()
+        if self.is_open:
+            self._leave(ABNORMAL, "")
+        self.ended()
+
+    def _read_rest(self) -> None:
+        """Nothing more comes: read what has, in spite of the limit, which what has come keeps."""
+        if self.is_open and self.full:
+            self.full = False
+            self._reader.read(self.messages, sys.maxsize, sys.maxsize)
+            self._take_control()
+
+    def writable(self) -> None:
+        """There is room for more."""
+        writers, self._writers = self._writers, []
+        for writer in writers:
+            if not writer.done():
+                writer.set_result(None)
+        if self.is_open:
+            for listener in tuple(self.listeners):
+                listener.socket_writable(self)
+
+    def ended(self) -> None:
+        """The tunnel has ended."""
+        self.is_over = True
+        if self._close_timer is not None:
+            self._close_timer.cancel()
+            self._close_timer = None
+        if self._over is not None and not self._over.done():
+            self._over.set_result(None)
+
+    def going_away(self) -> None:
+        """The server is stopping."""
+        self.close(GOING_AWAY, "the server is stopping")
+
+
+def check_close(code: int, reason: str) -> None:
+    """
+    Check what a Close frame is to say.
+
+    :raises ValueError: if it may not
+    """
+    if type(code) is not int or not (code in CODES or 3000 <= code <= 4999):
+        raise ValueError(
+            f"{code!r} is no close code to send: 1000 to 1003, 1007 to 1014, 3000 to 4999"
+        )
+    if len(reason.encode()) > _REASON_SIZE:
+        raise ValueError(f"the reason of a close has at most {_REASON_SIZE} bytes")
