@@ -1,5 +1,5 @@
 """
-``Blueprint``: routes, error handlers and hooks under one prefix, in a tree.
+``Blueprint``: routes under one prefix, with what surrounds them, in a tree.
 
 The blueprint at the top makes the routing table of its tree when it is finalized. Whatever is
 added later is seen by the next match, which makes the table anew.
@@ -8,31 +8,26 @@ added later is seen by the next match, which makes the table anew.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from typing import TYPE_CHECKING, Any, Self, TypeVar
+from typing import TYPE_CHECKING, Any
 
-from werkzeug.exceptions import HTTPException
 from werkzeug.wsgi import get_host
 
+from kyoukai.branch import Branch
 from kyoukai.exceptions import RouteError
-from kyoukai.handlers import ErrorTable, Hook, HookTable
-from kyoukai.middleware import Bound
 from kyoukai.resource import check_options, find_responders
 from kyoukai.route import Route
 from kyoukai.routing import Hit, RouteTable
-from kyoukai.tree import TreeNode
 
 if TYPE_CHECKING:
     from werkzeug.routing import Map, Rule
 
 __all__ = ("Blueprint", "Hit")
 
-F = TypeVar("F", bound=Callable[..., Any])
-
 #: Where a route group keeps its blueprint.
 GROUP_BLUEPRINT = "_kyoukai_blueprint"
 
 
-class Blueprint(TreeNode):
+class Blueprint(Branch):
     """
     A part of an application.
 
@@ -55,15 +50,8 @@ class Blueprint(TreeNode):
         host: str | None = None,
     ) -> None:
         self.routes: list[Route] = []
-        self._hooks = HookTable()
-        self._errors = ErrorTable()
         # By resource and name, the routes of its responders: further paths are added to them.
         self._resources: dict[tuple[int, str], dict[str, Route]] = {}
-        #: The middlewares of this blueprint itself.
-        self.middlewares: tuple[Bound, ...] = ()
-        #: On the blueprint at the top: whether any in the tree has middlewares.
-        self.uses_middleware = False
-        self._below_root: tuple[Bound, ...] | None = None
         self._table: RouteTable | None = None
         self._map_options: dict[str, Any] = {}
         super().__init__(name, parent, prefix, host_matching=host_matching, host=host)
@@ -74,18 +62,6 @@ class Blueprint(TreeNode):
         yield from self.routes
         for child in self.children:
             yield from child.tree_routes
-
-    @property
-    def root(self) -> Blueprint:
-        """The blueprint at the top of the tree."""
-        return self if self.parent is None else self.parent.root
-
-    def add_child(self, blueprint: Self) -> Self:
-        """Add a blueprint below this one; see :meth:`TreeNode.add_child`."""
-        added = super().add_child(blueprint)
-        if added.uses_middleware:
-            self.root.uses_middleware = True
-        return added
 
     def add_route_group(self, group: Any) -> Blueprint:
         """
@@ -120,7 +96,7 @@ class Blueprint(TreeNode):
                 return self.add_route(self.wrap_route(function, **options), url, methods)
             if function.is_websocket:
                 raise RouteError(f"{function.name} handles WebSockets; requests need a function")
-            _refuse_options(function, options)
+            _refuse_options(function, options, "to the decorator next to the function")
             return self.add_route(function, url, methods)
 
         return decorate
@@ -140,14 +116,10 @@ class Blueprint(TreeNode):
                 return self.add_route(self.wrap_route(function, websocket=True, **options), url)
             if not function.is_websocket:
                 raise RouteError(f"{function.name} handles requests; WebSockets need a function")
-            _refuse_options(function, options)
+            _refuse_options(function, options, "to the decorator next to the function")
             return self.add_route(function, url)
 
         return decorate
-
-    def wrap_route(self, function: Callable[..., Any], **options: Any) -> Route:
-        """Make a route of a function, without adding it; ``options`` are :class:`Route`'s."""
-        return Route(function, **options)
 
     def add_route(self, route: Route, url: str, methods: Iterable[str] = ("GET",)) -> Route:
         """
@@ -211,7 +183,7 @@ class Blueprint(TreeNode):
                 route.owner = resource
                 route.alias = f"{self.name}.{name}"
             else:
-                _refuse_options(route, route_options)
+                _refuse_options(route, route_options, "with its first path")
             found[responder.name] = route, () if responder.method is None else (responder.method,)
         routes = {
             key: self.add_route(route, path, methods) for key, (route, methods) in found.items()
@@ -228,131 +200,6 @@ class Blueprint(TreeNode):
         table = self.root._ready()
         full = table.resolve(endpoint)
         return None if full is None else table.endpoints.get(full)
-
-    # -- Errors --------------------------------------------------------------------------------
-
-    def errorhandler(
-        self,
-        code: int | type[BaseException],
-        endcode: int | None = None,
-        step: int | None = None,
-    ) -> Callable[[F], F]:
-        """Decorator for a function that answers errors; see :meth:`add_errorhandler`."""
-
-        def decorate(callback: F) -> F:
-            self.add_errorhandler(callback, code, endcode, step)
-            return callback
-
-        return decorate
-
-    def add_errorhandler(
-        self,
-        callback: Callable[..., Any],
-        startcode: int | type[BaseException],
-        endcode: int | None = None,
-        step: int | None = None,
-    ) -> Route:
-        """
-        Add a function that answers errors. No hooks run for it.
-
-        :param callback: called with context and exception; returns what a handler may return
-        :param startcode: a status, or a class of exceptions
-        :param endcode: the end of a range of statuses, itself not in it
-        :param step: the distance between two statuses of the range
-        :raises RouteError: if these are no statuses and no class of exceptions
-        """
-        route = callback
-        if not isinstance(route, Route):
-            route = self.wrap_route(callback, should_invoke_hooks=False, do_argument_checking=False)
-        self._errors.add(route, startcode, endcode, step)
-        if route.bp is None:
-            route.bp = self
-        return route
-
-    def get_errorhandler(self, exc: BaseException | int) -> Route | None:
-        """
-        Return the handler for an exception or a status, or None.
-
-        In each blueprint, from this one upwards: first the handler of the exception's class or
-        its nearest base; then that of an ``HTTPException``'s status; then that of
-        ``HTTPException``, ``Exception`` or ``BaseException``.
-
-        An exception that is no ``HTTPException`` is worth a 500, so a handler of that status
-        stands in the way of a general one further on: the answer is None then, and the
-        ``InternalServerError`` that is made of the exception finds it.
-        """
-        for blueprint in (self, *self.ancestors):
-            errors = blueprint._errors
-            if isinstance(exc, int):
-                found = errors.codes.get(exc)
-            else:
-                found = errors.particular(exc)
-                if found is None and isinstance(exc, HTTPException):
-                    found = errors.codes.get(exc.code or 0)
-                elif found is None and errors.handles_failures:
-                    return None
-                found = found or errors.general(exc)
-            if found is not None:
-                return found
-        return None
-
-    def expects(self, exc: BaseException) -> bool:
-        """
-        Whether an error handler, here or above, is for the exception's class or a base of it.
-
-        Those of ``HTTPException``, ``Exception`` and ``BaseException`` do not count.
-        """
-        return any(
-            blueprint._errors.particular(exc) is not None for blueprint in (self, *self.ancestors)
-        )
-
-    # -- Hooks ---------------------------------------------------------------------------------
-
-    def add_hook(self, type_: str, hook: F) -> F:
-        """Add a hook for all routes here and below; see :meth:`Route.add_hook`."""
-        self._hooks.add(type_, hook)
-        self.invalidate()
-        return hook
-
-    def before_request(self, func: F) -> F:
-        """Decorator for a hook that runs before handlers."""
-        return self.add_hook("pre", func)
-
-    def after_request(self, func: F) -> F:
-        """Decorator for a hook that runs after handlers."""
-        return self.add_hook("post", func)
-
-    def get_hooks(self, type_: str) -> list[Hook]:
-        """Return the hooks of one type, the parents' first."""
-        inherited = [] if self.parent is None else self.parent.get_hooks(type_)
-        return inherited + self._hooks.get(type_)
-
-    # -- Middlewares ---------------------------------------------------------------------------
-
-    def add_middleware(self, middleware: Any) -> Any:
-        """
-        Add a middleware for the routes here and below, inside those that are there already.
-
-        :param middleware: a :class:`~kyoukai.middleware.Middleware`, or any object with one of
-            its methods
-        :return: the middleware
-        :raises RouteError: if it is none, or one of its methods takes other arguments
-        """
-        self.middlewares = (*self.middlewares, Bound(middleware))
-        self.root.uses_middleware = True
-        self.invalidate()
-        return middleware
-
-    @property
-    def middlewares_below_root(self) -> tuple[Bound, ...]:
-        """The middlewares of the blueprints from below the root to this one, in order."""
-        found = self._below_root
-        if found is None:
-            inherited = () if self.parent is None else self.parent.middlewares_below_root
-            found = self._below_root = (
-                () if self.parent is None else (*inherited, *self.middlewares)
-            )
-        return found
 
     # -- The routing table ---------------------------------------------------------------------
 
@@ -383,11 +230,9 @@ class Blueprint(TreeNode):
             self._table = None
         return self._ready().map
 
-    def invalidate(self) -> None:
-        """Something changed: routing tables of this blueprint, above it and below it are void."""
-        for blueprint in (self, *self.ancestors, *self.traverse_tree()):
-            blueprint._table = None
-            blueprint._below_root = None
+    def _forget(self) -> None:
+        super()._forget()
+        self._table = None
 
     def match(self, environ: dict[str, Any]) -> tuple[Route, dict[str, Any], Rule]:
         """
@@ -484,9 +329,6 @@ class Blueprint(TreeNode):
         return table
 
 
-def _refuse_options(route: Route, options: dict[str, Any]) -> None:
+def _refuse_options(route: Route, options: dict[str, Any], where: str) -> None:
     if options:
-        raise RouteError(
-            f"{route.name} is a route already; give {', '.join(options)} where its first path is "
-            "added"
-        )
+        raise RouteError(f"{route.name} is a route already; give {', '.join(options)} {where}")

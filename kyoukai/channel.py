@@ -20,6 +20,7 @@ from collections import deque
 from typing import TYPE_CHECKING, Literal
 
 from kyoukai.exceptions import OperationNotAllowed
+from kyoukai.ws.codes import TRY_AGAIN_LATER
 from kyoukai.ws.messages import BINARY, TEXT, frame_of
 
 if TYPE_CHECKING:
@@ -27,9 +28,6 @@ if TYPE_CHECKING:
     from kyoukai.ws.session import Session
 
 __all__ = ("Channel",)
-
-#: The close code of a member that is too slow: try again later (IANA's registry).
-TRY_AGAIN_LATER = 1013
 
 
 class Channel:

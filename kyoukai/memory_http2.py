@@ -140,7 +140,6 @@ class Http2ClientTunnel(ClientTunnel):
     def _lose(self, why: str) -> None:
         if self._lost is None:
             self._lost = why
-            self._queue.clear()
 
     def _settings_changed(self, event: events.RemoteSettingsChanged) -> None:
         self._has_settings = True
@@ -202,7 +201,7 @@ class Http2ClientTunnel(ClientTunnel):
 
     def _flush(self) -> None:
         h2 = self.h2
-        while self._queue:
+        while self._queue and self._lost is None:
             window = h2.local_flow_control_window(_STREAM)
             size = min(len(self._queue), window, h2.max_outbound_frame_size)
             if size <= 0:

@@ -13,6 +13,7 @@ from websockets.protocol import CLOSED, OPEN
 
 from kyoukai.exceptions import PayloadTypeError, WebSocketDisconnected
 from kyoukai.media import WebSocketPayloadType, read_message, websocket_handlers, write_message
+from kyoukai.ws.codes import ABNORMAL, check_close
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -98,7 +99,7 @@ class ClientWebSocket:
         received = self.protocol.close_rcvd
         if received is not None:
             return int(received.code)
-        return 1006 if self.protocol.state is CLOSED else None
+        return ABNORMAL if self.protocol.state is CLOSED else None
 
     @property
     def close_reason(self) -> str | None:
@@ -247,9 +248,11 @@ class ClientWebSocket:
         Close, and wait until the server has closed too; nothing happens if it has already.
 
         :param code: the close code
-        :param reason: the reason
+        :param reason: at most 123 bytes in UTF-8
+        :raises ValueError: if these may not be sent
         :raises TimeoutError: if the server does not end the connection within ``ws_close_timeout``
         """
+        check_close(code, reason)
         self.resume()
         if self.protocol.state is OPEN:
             self.protocol.send_close(code, reason)

@@ -114,6 +114,8 @@ class SocketPipeline(PipelineSteps):
         ctx.bp, ctx.rule = route.bp, hit.rule
         params = ctx.params = hit.params
         announce(self._signals[0], ctx)
+        if not hit.cancel_on_disconnect:
+            ws.stream.cancel_on_disconnect = False
         for bound in hit.middlewares:
             entered.append(bound)
             if bound.request_ws is not None:

@@ -31,8 +31,9 @@ from kyoukai.media import (
     websocket_handlers,
     write_message,
 )
+from kyoukai.ws.codes import NORMAL, check_close
 from kyoukai.ws.messages import BINARY, TEXT
-from kyoukai.ws.session import NORMAL, Session, check_close
+from kyoukai.ws.session import Session
 
 if TYPE_CHECKING:
     from werkzeug.datastructures import EnvironHeaders
@@ -285,8 +286,7 @@ class WebSocket:
         if not isinstance(payload, str):
             raise TypeError(f"send_text takes a str, not {type(payload).__name__}")
         session = self.session or self._opened()
-        session.put(TEXT, payload.encode())
-        if session.is_clogged:
+        if session.put(TEXT, payload.encode()):
             await session.drain()
 
     async def send_data(self, payload: bytes | bytearray | memoryview) -> None:
@@ -294,8 +294,7 @@ class WebSocket:
         if not isinstance(payload, bytes | bytearray | memoryview):
             raise TypeError(f"send_data takes bytes, not {type(payload).__name__}")
         session = self.session or self._opened()
-        session.put(BINARY, bytes(payload))
-        if session.is_clogged:
+        if session.put(BINARY, bytes(payload)):
             await session.drain()
 
     async def send_media(
@@ -336,9 +335,13 @@ class WebSocket:
         :raises OperationNotAllowed: before ``accept``, or while another task receives
         """
         session = self.session or self._opened()
-        if session.messages and not session.full:
-            return session.messages.popleft()
-        return await session.receive()
+        messages = session.messages
+        if not messages:
+            return await session.receive()
+        message = messages.popleft()
+        if session.full and not messages:
+            session.make_room()
+        return message
 
     async def receive_text(self) -> str:
         """

@@ -234,7 +234,14 @@ class Request(WerkzeugRequest):
         """
         if self.state is None:
             return self.get_data() if to_end else self.stream.read(_PART_SLICE)
+        if self.state.body_limit is None and self._is_unmatched:
+            self.state.set_body_limit(self.config.max_body_size)
         return await self.state.read_async(to_end)
+
+    @property
+    def _is_unmatched(self) -> bool:
+        """Whether no route has said yet how long the body may be: in a middleware, or after 404."""
+        return self.context is not None and getattr(self.context, "route", None) is None
 
     async def chunks(self) -> AsyncIterator[bytes]:
         """Iterate over the body as it arrives."""

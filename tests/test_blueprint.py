@@ -21,7 +21,7 @@ from werkzeug.test import EnvironBuilder
 from kyoukai.blueprint import Blueprint
 from kyoukai.exceptions import RouteError
 from kyoukai.route import UNSET, Route
-from kyoukai.routing import ADAPTERS_KEPT
+from kyoukai.routing import ADAPTERS_KEPT, UpgradeRequired
 
 
 async def index(ctx: Any) -> str:
@@ -355,6 +355,126 @@ def test_adapters_are_bounded() -> None:
     assert bp._table is not None
     kept = [host for host, *_ in bp._table._adapters]
     assert kept == [f"h{number}" for number in range(50, ADAPTERS_KEPT + 50)]
+
+
+# -- Sockets -----------------------------------------------------------------------------------
+
+
+async def chat(ctx: Any, ws: Any, room: str = "") -> None: ...
+
+
+def sockets() -> Blueprint:
+    root = Blueprint("root")
+    child = Blueprint("child", root, "/child")
+    root.websocket("/chat/<room>/")(chat)
+    root.route("/both")(index)
+    root.websocket("/both", endpoint="both")(chat)
+    root.route("/http", methods=["POST"])(other)
+    child.websocket("/<int:id>", endpoint="numbered")(chat)
+    return root
+
+
+def test_match_socket() -> None:
+    root = Blueprint("root")
+    first = root.websocket("/chat/<room>", max_body_size=1)(chat)
+    again = root.websocket("/chat")(first)
+    assert again is first
+    assert (first.is_websocket, first.max_body_size) == (True, 1)
+    hit = root.match_socket("/chat/den", "localhost")
+    assert (hit.route, hit.params, hit.needs_check) == (first, {"room": "den"}, False)
+    assert root.match_socket("/chat", "localhost").params == {}
+    root.before_request(other)
+    assert root.match_socket("/chat", "localhost").before == (other,)
+
+
+def test_paths_of_both_kinds() -> None:
+    root = Blueprint("root")
+    socket = root.websocket("/<room>")(chat)
+    page = root.route("/page", methods=["GET", "POST"])(index)
+    both = root.websocket("/both")(Route(chat, websocket=True, endpoint="both"))
+    root.route("/both", methods=["POST"])(other)
+    assert root.match_socket("/both", "h").route is both
+    assert root.match_socket("/page", "h").route is socket
+    assert root.match_head("GET", "/page", "h").route is page
+    for method in ("GET", "OPTIONS"):
+        with pytest.raises(UpgradeRequired):
+            root.match_head(method, "/elsewhere", "h")
+    # The path takes requests as well, only not this one.
+    with pytest.raises(MethodNotAllowed) as caught:
+        root.match_head("GET", "/both", "h")
+    assert caught.value.valid_methods == ("OPTIONS", "POST")
+
+
+@pytest.mark.parametrize("with_sockets", [False, True])
+def test_handshakes_that_match_nothing(with_sockets: bool) -> None:
+    root = sockets() if with_sockets else Blueprint("root")
+    if not with_sockets:
+        root.route("/http", methods=["POST"])(other)
+    with pytest.raises(NotFound):
+        root.match_socket("/nothing", "h")
+    with pytest.raises(NotFound):
+        root.match_head("GET", "/nothing", "h")
+    with pytest.raises(MethodNotAllowed) as caught:
+        root.match_socket("/http", "h")
+    assert caught.value.valid_methods == ("OPTIONS", "POST")
+
+
+@pytest.mark.parametrize(
+    ("scheme", "redirected"), [("http", "ws"), ("https", "wss"), ("wss", "wss")]
+)
+def test_redirects_of_handshakes(scheme: str, redirected: str) -> None:
+    with pytest.raises(RequestRedirect) as caught:
+        sockets().match_socket("/chat/a b", "example.com", scheme, "/app", b"q=1")
+    assert caught.value.new_url == f"{redirected}://example.com/app/chat/a%20b/?q=1"
+
+
+def test_what_a_socket_only_path_says() -> None:
+    with pytest.raises(UpgradeRequired) as caught:
+        sockets().match_head("GET", "/child/3", "h")
+    response = caught.value.get_response()
+    assert (response.status_code, response.headers["Upgrade"]) == (426, "websocket")
+
+
+def test_urls_of_sockets() -> None:
+    root = sockets()
+    bare, secure = environ(), environ(base_url="https://example.com/app")
+    assert root.url_for(bare, "chat", room="den") == "/chat/den/"
+    assert root.url_for(secure, "numbered", id=3) == "/app/child/3"
+    assert root.url_for(bare, "chat", room="den", _external=True) == "ws://localhost/chat/den/"
+    secured = root.url_for(secure, "chat", room="den", q=1, _external=True, _anchor="x")
+    assert secured == "wss://example.com/app/chat/den/?q=1#x"
+    assert root.url_for(bare, "chat", method="GET", room="den", _scheme="wss").startswith("wss:")
+    with pytest.raises(RouteError, match="values missing: id"):
+        root.url_for(bare, "numbered")
+
+
+def test_conflicts_of_sockets() -> None:
+    root = sockets()
+    root.websocket("/chat/<other>/", endpoint="more")(chat)
+    with pytest.raises(RouteError, match="WEBSOCKET /chat/<other>/ belongs to two routes"):
+        root.finalize()
+
+
+def test_routes_of_the_other_kind() -> None:
+    root = Blueprint("root")
+    socket, page = root.websocket("/a")(chat), root.route("/b")(index)
+    with pytest.raises(RouteError, match="handles WebSockets; requests need a function"):
+        root.route("/c")(socket)
+    with pytest.raises(RouteError, match="handles requests; WebSockets need a function"):
+        root.websocket("/c")(page)
+    with pytest.raises(RouteError, match="is a route already; give endpoint"):
+        root.websocket("/c", endpoint="c")(socket)
+    with pytest.raises(RouteError, match="must be a coroutine function"):
+        root.websocket("/c")(lambda ctx, ws: None)
+
+
+def test_the_map_of_sockets() -> None:
+    root = Blueprint("root")
+    assert root.socket_map is None
+    root.websocket("/a")(chat)
+    assert root.socket_map is not None
+    assert [rule.rule for rule in root.socket_map.iter_rules()] == ["/a"]
+    assert list(root.map.iter_rules()) == []
 
 
 # -- URLs --------------------------------------------------------------------------------------

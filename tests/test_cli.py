@@ -667,6 +667,26 @@ def test_routes_of_a_file(folder: Path) -> None:
     assert re.search(r"^/there +GET, HEAD +other\.there +example\.org$", ran.stdout, re.M)
 
 
+def test_routes_of_sockets_and_resources(folder: Path) -> None:
+    (folder / "live.py").write_text(
+        "from kyoukai import Kyoukai, Resource\napp = Kyoukai('live')\n"
+        "@app.websocket('/both')\nasync def socket(ctx, ws): ...\n"
+        "@app.route('/both')\nasync def page(ctx): ...\n"
+        "class Thing(Resource):\n"
+        "    async def on_put(self, ctx, id): ...\n"
+        "    async def on_websocket(self, ctx, ws, id): ...\n"
+        "app.add_resource('/things/<id>', Thing())\n"
+    )
+    ran = run("routes", "live:app")
+    assert [re.split("  +", line) for line in ran.stdout.splitlines()] == [
+        ["path", "methods", "endpoint", "host"],
+        ["/both", "GET, HEAD", "live.page", "any"],
+        ["/both", "WEBSOCKET", "live.socket", "any"],
+        ["/things/<id>", "PUT", "live.Thing.on_put", "any"],
+        ["/things/<id>", "WEBSOCKET", "live.Thing.on_websocket", "any"],
+    ]
+
+
 @pytest.mark.parametrize(
     ("target", "message"),
     [

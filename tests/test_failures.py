@@ -11,12 +11,21 @@ from h2.connection import H2Connection
 from h2.events import ResponseReceived
 from werkzeug.exceptions import BadRequest, HTTPException, NotFound
 
-from kyoukai import Blueprint, HTTPRequestContext, Kyoukai, Request, RouteGroup, ServerConfig
+from kyoukai import (
+    Blueprint,
+    HTTPRequestContext,
+    Kyoukai,
+    Request,
+    RouteGroup,
+    ServerConfig,
+    WebSocket,
+    WebSocketContext,
+)
 from kyoukai.exceptions import MediaError, PeerGone, WebSocketDisconnected
 from kyoukai.failures import name_of
 from kyoukai.pipeline import RequestPipeline
 from kyoukai.routegroup import errorhandler
-from kyoukai.testing import Client, MemoryServer
+from kyoukai.testing import Client, MemoryServer, WebSocketDenied
 from kyoukai.wsgi import to_wsgi_environment
 
 if TYPE_CHECKING:
@@ -137,6 +146,34 @@ async def test_the_last_handler_gets_the_socket_too() -> None:
         return f"last {ws is SOCKET}"
 
     assert await handle(app, ValueError(), SOCKET) == (500, "last True")
+
+
+async def test_handlers_of_a_conversation() -> None:
+    app = Kyoukai("test")
+
+    @app.websocket("/<when>")
+    async def socket(ctx: WebSocketContext, ws: WebSocket, when: str) -> None:
+        if when == "after":
+            await ws.accept()
+        raise LookupError(when)
+
+    @app.errorhandler(LookupError)
+    async def wrong(ctx: HTTPRequestContext, error: LookupError, ws: WebSocket) -> Any:
+        if ws.ready:
+            await ws.send_text(str(error.args))
+            await ws.close(4000, "wrong")
+        return {"error": error.args}, 409
+
+    async with Client(app) as client:
+        async with client.websocket("/after") as ws:
+            assert await ws.receive() == "('after',)"
+            await ws.wait_closed()
+            assert (ws.close_code, ws.close_reason) == (4000, "wrong")
+        with pytest.raises(WebSocketDenied) as denied:
+            async with client.websocket("/before"):
+                pass
+    response = denied.value.response
+    assert (response.status, response.json()) == (409, {"error": ["before"]})
 
 
 # -- A socket that is gone ---------------------------------------------------------------------

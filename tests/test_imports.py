@@ -55,6 +55,7 @@ ROOMS = {
     "backends.http2": "http2",
     "backends.httptools_": "http1",
     "body": "stream",
+    "branch": "blueprint",
     "bucket": "rules",
     "failures": "pipeline",
     "handlers": "route",

@@ -21,6 +21,8 @@ from kyoukai import (
     Response,
     RouteGroup,
     TestKyoukai,
+    WebSocket,
+    WebSocketContext,
 )
 from kyoukai.exceptions import ExpectingNoResponse, RouteError
 from kyoukai.middleware import Bound
@@ -28,7 +30,7 @@ from kyoukai.pipeline import RequestPipeline
 from kyoukai.routegroup import get_rg_bp
 from kyoukai.routegroup import route as group_route
 from kyoukai.stream import CLOSED
-from kyoukai.testing import Client, MemoryServer
+from kyoukai.testing import Client, MemoryServer, WebSocketDenied
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -620,6 +622,106 @@ async def test_the_blueprint_of_a_group_has_middlewares() -> None:
     assert log == ["group request", "group resource", "group response"]
 
 
+# -- Sockets -----------------------------------------------------------------------------------
+
+
+class WatchSockets(Watch):
+    """Notes its calls for handshakes too; at one stage it does something with the socket."""
+
+    async def process_request_ws(self, ctx: HTTPRequestContext, ws: WebSocket) -> None:
+        await self.note_ws("request_ws", ws)
+
+    async def process_resource_ws(
+        self, ctx: HTTPRequestContext, ws: WebSocket, resource: Any, params: dict[str, Any]
+    ) -> None:
+        self.log.append(f"{params} {resource}")
+        await self.note_ws("resource_ws", ws)
+
+    async def note_ws(self, stage: str, ws: WebSocket) -> None:
+        self.log.append(f"{self.name} {stage}")
+        if stage == self.stage and self.action is not None:
+            await self.action(ws)
+
+
+class Room(Resource):
+    def __repr__(self) -> str:
+        return "Room"
+
+    async def on_websocket(self, ctx: WebSocketContext, ws: WebSocket, id: int) -> None:
+        await ws.accept()
+        await ws.send_media([id, ctx.entered_middlewares])
+
+
+def room_app(
+    log: list[str], stage: str = "", action: Callable[[WebSocket], Any] | None = None
+) -> Kyoukai:
+    app = Kyoukai("test", middleware=[WatchSockets("a", log)])
+    inner = Blueprint("inner", app.root, "/inner")
+    inner.add_middleware(WatchSockets("c", log))
+    app.add_middleware(WatchSockets("b", log, stage, action))
+    inner.add_resource("/<int:id>", Room())
+    return app
+
+
+HANDSHAKE = [
+    *("a request_ws", "b request_ws", "c request_ws"),
+    *("{'id': 3} Room", "a resource_ws", "{'id': 3} Room", "b resource_ws"),
+    *("{'id': 3} Room", "c resource_ws"),
+]
+
+
+@pytest.mark.parametrize("http2", [False, True])
+async def test_order_for_a_socket(http2: bool) -> None:
+    log: list[str] = []
+    async with (
+        Client(room_app(log)) as client,
+        client.websocket("/inner/3", http2=http2) as ws,
+    ):
+        assert await ws.receive_media() == [3, []]
+    assert log == HANDSHAKE
+
+
+async def deny(ws: WebSocket) -> None:
+    await ws.deny(418, "denied")
+
+
+async def close(ws: WebSocket) -> None:
+    await ws.close()
+
+
+async def forbid_ws(ws: WebSocket) -> None:
+    raise Forbidden("the middleware")
+
+
+async def fail_ws(ws: WebSocket) -> None:
+    raise ValueError("the middleware")
+
+
+@pytest.mark.parametrize(("stage", "calls"), [("request_ws", 2), ("resource_ws", 7)])
+@pytest.mark.parametrize(
+    ("action", "status"), [(deny, 418), (close, 403), (forbid_ws, 403), (fail_ws, 500)]
+)
+async def test_a_middleware_answers_a_handshake(
+    stage: str, calls: int, action: Callable[[WebSocket], Any], status: int
+) -> None:
+    log: list[str] = []
+    async with Client(room_app(log, stage, action)) as client:
+        with pytest.raises(WebSocketDenied) as denied:
+            async with client.websocket("/inner/3"):
+                pass
+    assert denied.value.response.status == status
+    assert log == HANDSHAKE[:calls]
+
+
+async def test_a_handshake_that_matches_nothing() -> None:
+    log: list[str] = []
+    async with Client(room_app(log)) as client:
+        with pytest.raises(WebSocketDenied, match="404"):
+            async with client.websocket("/inner/three"):
+                pass
+    assert log == ["a request_ws", "b request_ws"]
+
+
 # -- What a middleware is ----------------------------------------------------------------------
 
 
@@ -690,3 +792,24 @@ def test_what_is_no_middleware(wrong: Any, message: str) -> None:
             add(wrong)
     with pytest.raises(RouteError, match=message):
         Kyoukai("test", middleware=[wrong])
+
+
+async def test_a_body_read_before_the_match_is_limited():
+    read = []
+
+    class Reader(Middleware):
+        async def process_request(self, ctx):
+            read.append(len(await ctx.request.read_async()))
+
+    app = Kyoukai("limits", middleware=[Reader()])
+
+    @app.route("/", methods=["POST"], max_body_size=100)
+    async def index(ctx):
+        return str(len(ctx.request.get_data()))
+
+    async with Client(app, max_body_size=10) as client:
+        assert (await client.post("/", body=b"x" * 50)).status == 413
+        assert (await client.post("/", chunks=[b"x" * 8] * 3)).status == 413
+        assert read == []
+        assert (await client.post("/", body=b"x" * 10)).text == "10"
+        assert read == [10]

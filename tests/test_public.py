@@ -79,6 +79,7 @@ def test_pytest_does_not_collect_the_test_application() -> None:
         ("kyoukai.pipeline", ("InsufficientStorage", "RequestPipeline")),
         ("kyoukai.resource", ("Resource", "responder")),
         ("kyoukai.testing", ("Client", "MemoryServer", "MemoryTransport", "TestKyoukai")),
+        ("kyoukai.testing", ("ClientWebSocket", "WebSocketDenied")),
         ("kyoukai.asphalt", ("H2KyoukaiComponent", "KyoukaiBaseComponent", "KyoukaiComponent")),
     ],
 )

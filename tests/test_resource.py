@@ -13,11 +13,19 @@ from werkzeug.exceptions import MethodNotAllowed, NotFound
 from werkzeug.routing import RequestRedirect
 from werkzeug.test import EnvironBuilder
 
-from kyoukai import Blueprint, HTTPRequestContext, Kyoukai, Resource, Route
+from kyoukai import (
+    Blueprint,
+    HTTPRequestContext,
+    Kyoukai,
+    Resource,
+    Route,
+    WebSocket,
+    WebSocketContext,
+)
 from kyoukai.exceptions import RouteError
 from kyoukai.resource import responder
 from kyoukai.routing import UpgradeRequired
-from kyoukai.testing import Client
+from kyoukai.testing import Client, WebSocketDenied
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -355,7 +363,9 @@ async def test_a_second_path() -> None:
     assert app.root.routes == first
     for path in ("/accounts/1", "/old/1"):
         assert (await ask(app, "GET", path)).json()["id"] == 1
-    with pytest.raises(RouteError, match="is a route already; give max_body_size where its first"):
+    with pytest.raises(
+        RouteError, match="is a route already; give max_body_size with its first path"
+    ):
         app.add_resource("/older/<int:id>", resource, max_body_size=6)
 
 
@@ -424,6 +434,40 @@ def test_a_resource_with_nothing_but_a_socket() -> None:
             root.match_head(method, "/live/", "h")
     with pytest.raises(RequestRedirect, match="308"):
         root.match_head("GET", "/live", "h")
+
+
+@pytest.mark.parametrize("http2", [False, True])
+async def test_a_conversation(http2: bool) -> None:
+    class Echo(Resource):
+        word = "echo"
+
+        async def on_get(self, ctx: HTTPRequestContext, name: str) -> str:
+            return "page"
+
+        async def on_websocket(self, ctx: WebSocketContext, ws: WebSocket, name: str) -> None:
+            await ws.accept()
+            async for message in ws:
+                await ws.send_text(f"{self.word} {name} {message!r}")
+
+    app = Kyoukai("test")
+    app.add_resource("/echo/<name>", Echo())
+    async with Client(app) as client:
+        assert (await client.get("/echo/ada")).text == "page"
+        async with client.websocket("/echo/ada", http2=http2) as ws:
+            await ws.send_text("one")
+            assert await ws.receive_text() == "echo ada 'one'"
+
+
+async def test_handshakes_that_are_answered_with_a_status() -> None:
+    app = accounts()
+    async with Client(app) as client:
+        for path, status in (("/accounts", 405), ("/nothing", 404)):
+            with pytest.raises(WebSocketDenied) as denied:
+                async with client.websocket(path):
+                    pass
+            assert denied.value.response.status == status
+            allowed = "GET, HEAD, OPTIONS, POST" if status == 405 else None
+            assert denied.value.response.headers.get("Allow") == allowed
 
 
 # -- What is no resource -----------------------------------------------------------------------

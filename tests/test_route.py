@@ -346,6 +346,77 @@ def test_checks_that_are_not_needed(path: str, name: str, needed: bool) -> None:
     assert not loose.match_head("GET", f"/{value}", "h").needs_check
 
 
+# -- Sockets -----------------------------------------------------------------------------------
+
+
+async def socket(ctx: Any, ws: Any, id: int = 0) -> str:
+    return "socket"
+
+
+@pytest.mark.parametrize("function", [sync, agen, gen])
+def test_a_socket_needs_a_coroutine_function(function: Any) -> None:
+    with pytest.raises(RouteError, match="must be a coroutine function"):
+        Route(function, websocket=True)
+
+
+def test_the_paths_of_a_socket_have_no_methods() -> None:
+    route = Route(socket, websocket=True)
+    assert route.is_websocket
+    assert not Route(socket).is_websocket
+    route.add_path("/a", ["POST"]).add_path("/b").add_path("/b", ())
+    assert route.routes == [("/a", ("WEBSOCKET",)), ("/b", ("WEBSOCKET",))]
+
+
+async def only_context(ctx: Any) -> None: ...
+
+
+async def only_names(ctx: Any, *, ws: Any, id: int) -> None: ...
+
+
+async def any_positions(*args: Any, id: int) -> None: ...
+
+
+async def with_store(ctx: Any, store: Store = resource(), ws: Any = None, id: int = 0) -> None: ...
+
+
+@pytest.mark.parametrize("function", [socket, any_positions, with_store])
+def test_the_socket_is_no_argument_from_the_path(function: Any) -> None:
+    route = Route(function, websocket=True)
+    route.check_route_args({"id": 3})
+    with pytest.raises(TypeError, match="argument 'id' must be of type int, not str"):
+        route.check_route_args({"id": "3"})
+    if function is socket:
+        with pytest.raises(TypeError, match="takes no argument 'ws'"):
+            route.check_route_args({"ws": 1})
+
+
+@pytest.mark.parametrize("function", [only_context, only_names])
+def test_a_handler_without_a_place_for_the_socket(function: Any) -> None:
+    route = Route(function, websocket=True)
+    with pytest.raises(TypeError, match="the context and the socket as its first two arguments"):
+        route.check_route_args({"id": 3})
+
+
+def test_the_owner() -> None:
+    class Owner:
+        async def method(self, ctx: Any) -> None: ...
+
+        @inject
+        async def injected(self, ctx: Any, store: Store = resource()) -> None: ...
+
+        @classmethod
+        async def of_class(cls, ctx: Any) -> None: ...
+
+    owner = Owner()
+    assert Route(owner.method).owner is owner
+    assert Route(owner.injected).owner is owner
+    assert Route(functools.partial(owner.method)).owner is owner
+    assert Route(owner.of_class).owner is Owner
+    assert Route(coroutine).owner is coroutine
+    assert Route(functools.partial(socket, id=3)).owner is socket
+    assert Route(inject(with_store)).owner is with_store
+
+
 # -- Resources ---------------------------------------------------------------------------------
 
 

@@ -23,6 +23,7 @@ from kyoukai.routegroup import (
     get_rg_bp,
     hook,
     route,
+    websocket,
 )
 
 
@@ -333,6 +334,54 @@ def test_decorators_of_others() -> None:
         assert hit.route.is_coroutine
     found = [each.injected_resources() for each in blueprint.routes]
     assert found == [[], [], [], [(Store, "default")], [(Store, "b")]]
+
+
+# -- Sockets -----------------------------------------------------------------------------------
+
+
+class Live(RouteGroup, prefix="/live"):
+    @websocket("/again")
+    @websocket("/<int:id>", endpoint="live")
+    async def show(self, ctx: Any, ws: Any, id: int = 0) -> Any:
+        return self, ws, id
+
+    @staticmethod
+    @websocket("/static")
+    async def static(ctx: Any, ws: Any) -> None: ...
+
+    @route("/page")
+    async def page(self, ctx: Any) -> None: ...
+
+
+class Later(Live, prefix="/later"):
+    async def show(self, ctx: Any, ws: Any, id: int = 0) -> Any:
+        return "later", *await super().show(ctx, ws, id)
+
+
+async def test_sockets() -> None:
+    group = Live()
+    blueprint = get_rg_bp(group)
+    hit = blueprint.match_socket("/live/12", "h")
+    assert (hit.route.is_websocket, hit.route.endpoint, hit.needs_check) == (True, "live", False)
+    assert await hit.route(None, "socket", **hit.params) == (group, "socket", 12)
+    assert blueprint.match_socket("/live/again", "h").route is hit.route
+    for path in ("/live/12", "/live/static"):
+        assert blueprint.match_socket(path, "h").route.owner is group
+    assert not blueprint.match_head("GET", "/live/page", "h").route.is_websocket
+
+
+async def test_sockets_are_inherited() -> None:
+    group = Later()
+    hit = get_rg_bp(group).match_socket("/later/12", "h")
+    assert await hit.route(None, "socket", **hit.params) == ("later", group, "socket", 12)
+
+
+def test_a_method_is_for_requests_or_for_sockets() -> None:
+    async def method(self: Any, ctx: Any, ws: Any) -> None: ...
+
+    for first, second in ((route, websocket), (websocket, route)):
+        with pytest.raises(RouteError, match="method cannot handle requests and WebSockets both"):
+            second("/b")(first("/a")(method))
 
 
 # -- Faults ------------------------------------------------------------------------------------

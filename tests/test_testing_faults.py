@@ -48,7 +48,7 @@ class Puppet:
         self.write(Frame(opcode, data, fin).serialize(mask=False))
 
     def end(self) -> None:
-        self.stream.protocol.tunnel_end(self.stream)
+        self.stream.protocol.tunnel_end(self.stream, True)
 
     def bytes_received(self, data: bytes) -> None:
         if self.deaf:
@@ -68,6 +68,9 @@ class Puppet:
         self.gone.set()
 
     def writable(self) -> None:
+        pass
+
+    def ended(self) -> None:
         pass
 
     def going_away(self) -> None:
@@ -219,6 +222,16 @@ async def test_wrong_servers_of_http2(script: list[bytes], error: Any, complaint
     assert transport.closed
 
 
+async def test_frames_in_pieces() -> None:
+    protocol = Scripted(SETTINGS[5:], goaway(0, 11))
+    transport = MemoryTransport(protocol)
+    protocol.connection_made(transport)
+    transport.write(SETTINGS[:5])
+    with pytest.raises(ConnectionError, match="ENHANCE_YOUR_CALM"):
+        async with open_websocket(transport, "/", http2=True):
+            raise RuntimeError
+
+
 # -- Frames ------------------------------------------------------------------------------------
 
 
@@ -353,6 +366,22 @@ async def test_an_end_without_a_close_frame(http2: bool, how: str) -> None:
         assert caught.value.code == 1006
         with pytest.raises(WebSocketDisconnected):
             await ws.ping()
+
+
+@both
+async def test_a_server_that_is_lost_wakes_who_waits(http2: bool) -> None:
+    puppets: list[Puppet] = []
+    interface = served_by(puppets.append, deaf=True)
+    async with Client(interface) as client, client.websocket("/", http2=http2) as ws:
+        puppets[0].full = True
+        calls = (ws.ping(), ws.send_data(bytes(5_000_000)), ws.receive(), ws.wait_closed())
+        tasks = [asyncio.ensure_future(call) for call in calls]
+        await turns()
+        assert not any(task.done() for task in tasks)
+        puppets[0].stream.reset()
+        *failed, closed = await asyncio.gather(*tasks, return_exceptions=True)
+        assert [getattr(error, "code", None) for error in failed] == [1006, 1006, 1006]
+        assert closed is None
 
 
 @both

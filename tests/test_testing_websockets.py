@@ -9,10 +9,12 @@ import pytest
 from werkzeug.exceptions import Conflict
 
 from kyoukai.app import Kyoukai
+from kyoukai.backends.http2.protocol import H2KyoukaiProtocol
 from kyoukai.context import HTTPRequestContext, WebSocketContext
 from kyoukai.exceptions import MediaError, PayloadTypeError, WebSocketDisconnected
 from kyoukai.media import WebSocketPayloadType
-from kyoukai.testing import Client, TestKyoukai, WebSocketDenied
+from kyoukai.memory_handshake import open_websocket
+from kyoukai.testing import Client, MemoryServer, TestKyoukai, WebSocketDenied
 from kyoukai.websocket import WebSocket
 
 both = pytest.mark.parametrize("http2", [False, True], ids=["http1", "http2"])
@@ -82,6 +84,7 @@ class Site:
         @app.websocket("/flood")
         async def flood(ctx: WebSocketContext, ws: WebSocket) -> None:
             await ws.accept()
+            await ws.receive()
             for _ in range(100):
                 await ws.send_data(bytes(65536))
             self.ended.set()
@@ -211,6 +214,19 @@ async def test_pings(http2: bool, app: Kyoukai) -> None:
             await ws.ping()
 
 
+async def test_a_server_with_a_protocol_of_its_own(app: Kyoukai) -> None:
+    class Own(H2KyoukaiProtocol):
+        pass
+
+    async with MemoryServer(app, Own) as server:
+        transport = server.connect_http2(peername=("10.0.0.1", 1))
+        assert isinstance(transport.protocol, Own)
+        assert transport.protocol.client == ("10.0.0.1", 1)
+        async with open_websocket(transport, "/echo", http2=True) as ws:
+            await ws.send_text("a")
+            assert await ws.receive() == "a"
+
+
 # -- Denied ------------------------------------------------------------------------------------
 
 
@@ -220,7 +236,7 @@ async def test_pings(http2: bool, app: Kyoukai) -> None:
     [
         ("/deny", {}, 402, "the WebSocket was denied: 402 Payment Required: Pay first."),
         ("/echo", {"Origin": "https://elsewhere.example"}, 403, "403 Forbidden"),
-        ("/echo", {"Sec-WebSocket-Version": "12"}, 426, "426 Upgrade Required"),
+        ("/echo", {"Sec-WebSocket-Version": "12"}, 426, "426 Upgrade Required: "),
         ("/missing", {}, 404, "404 Not Found"),
         ("/page", {}, 405, "405 Method Not Allowed"),
     ],
@@ -228,6 +244,8 @@ async def test_pings(http2: bool, app: Kyoukai) -> None:
 async def test_denied(
     http2: bool, target: str, headers: dict[str, str], status: int, says: str, app: Kyoukai
 ) -> None:
+    if http2 and status == 426:  # HTTP/2 has no Upgrade
+        status, says = 400, "400 Bad Request: "
     async with Client(app) as client:
         with pytest.raises(WebSocketDenied) as caught:
             async with client.websocket(target, headers=headers, http2=http2):
@@ -240,7 +258,7 @@ async def test_denied(
             assert (response.text, response.headers["X-Price"]) == ("Pay\nfirst.", "3")
         if status == 405:
             assert "GET" in response.headers["Allow"]
-        if status == 426:
+        if "Sec-WebSocket-Version" in headers:
             assert response.headers["Sec-WebSocket-Version"] == "13"
         assert (await client.get("/page")).status == 200
 
@@ -296,6 +314,29 @@ async def test_the_client_closes(http2: bool, site: Site, app: Kyoukai) -> None:
         assert ws.closed
         with pytest.raises(WebSocketDisconnected):
             await ws.receive()
+
+
+@both
+async def test_the_server_stops(http2: bool, site: Site, app: Kyoukai) -> None:
+    """On HTTP/2, there is a GOAWAY before the Close frame."""
+    async with Client(app) as client, client.websocket("/echo", http2=http2) as ws:
+        await ws.ping()
+        client.server.connections.shutdown()
+        with pytest.raises(WebSocketDisconnected) as caught:
+            await ws.receive()
+        assert caught.value.code == 1001
+        await site.ended.wait()
+        assert site.code == 1001
+
+
+@both
+@pytest.mark.parametrize("code, reason", [(1006, ""), (999, ""), (1000, "x" * 124)])
+async def test_what_may_not_be_said(http2: bool, code: int, reason: str, app: Kyoukai) -> None:
+    async with Client(app) as client, client.websocket("/echo", http2=http2) as ws:
+        with pytest.raises(ValueError, match="close"):
+            await ws.close(code, reason)
+        await ws.send_text("still open")
+        assert await ws.receive() == "still open"
 
 
 @both
@@ -367,6 +408,7 @@ async def test_a_slow_server_makes_sending_wait(http2: bool, site: Site, app: Ky
 async def test_a_slow_reader_makes_the_handler_wait(http2: bool, site: Site, app: Kyoukai) -> None:
     async with Client(app) as client, client.websocket("/flood", http2=http2) as ws:
         ws.pause()
+        await ws.send_text("go")
         await turns(1000)
         assert not site.ended.is_set()
         ws.resume()
@@ -385,5 +427,6 @@ async def test_a_slow_reader_that_is_given_up(http2: bool, app: Kyoukai) -> None
         client.websocket("/flood", http2=http2) as ws,
     ):
         ws.pause()
+        await ws.send_text("go")
         await ws.wait_closed()
         assert ws.close_code == 1006

@@ -19,6 +19,8 @@ from websockets.extensions import Extension
 from websockets.frames import Frame, Opcode
 from websockets.protocol import Protocol, Side, State
 
+from kyoukai.ws.codes import BAD_TEXT, POLICY, PROTOCOL_ERROR
+
 try:
     from websockets.speedups import apply_mask
 except ImportError:  # a platform that the library is not compiled for
@@ -178,8 +180,11 @@ class MessageReader:
                     continue
                 self._needed = 2
                 self._passing = stop - position
+                if first & 0x0F == Opcode.CLOSE:
+                    # It may come within a message (section 5.4), which the library refuses.
+                    protocol.current_size = None
                 if second & 0x7F > 125 and size < (126 if second & 0x7F == 126 else 65536):
-                    self.fail(1002, "the length of a frame is not in its shortest form")
+                    self.fail(PROTOCOL_ERROR, "the length of a frame is not in its shortest form")
                     continue
             elif not left:
                 break
@@ -211,7 +216,7 @@ class MessageReader:
             self._decoder = _utf8() if opcode is Opcode.TEXT else None
         self._fragments += 1
         if self._fragments > self._max_fragments:
-            self.fail(1008, f"a message has more than {self._max_fragments} fragments")
+            self.fail(POLICY, f"a message has more than {self._max_fragments} fragments")
             return None
         try:
             if self._decoder is None:
@@ -228,7 +233,7 @@ class MessageReader:
         return b"".join(pieces) if self._decoder is None else "".join(pieces)
 
     def _bad_text(self, error: UnicodeDecodeError) -> None:
-        self.fail(1007, f"the text is no UTF-8: {error.reason}")
+        self.fail(BAD_TEXT, f"the text is no UTF-8: {error.reason}")
 
     # -- What is to be sent --------------------------------------------------------------------
 
@@ -239,10 +244,8 @@ class MessageReader:
             self.protocol.fail(code, reason)
 
     def frame(self, opcode: int, payload: bytes) -> bytes:
-        """Return a message as a frame, compressed if that was agreed on."""
+        """Return a message as a frame, as the extensions have it."""
         protocol = self.protocol
-        if not protocol.extensions:
-            return frame_of(opcode, payload)
         (protocol.send_text if opcode == TEXT else protocol.send_binary)(payload)
         return b"".join(protocol.data_to_send())
 

@@ -22,7 +22,8 @@ from websockets.frames import Frame, Opcode
 
 from kyoukai.bucket import Bucket
 from kyoukai.exceptions import OperationNotAllowed, WebSocketDisconnected
-from kyoukai.ws.messages import MessageReader
+from kyoukai.ws.codes import ABNORMAL, FAILED, GOING_AWAY, POLICY, check_close
+from kyoukai.ws.messages import MessageReader, frame_of
 
 if TYPE_CHECKING:
     from websockets.extensions import Extension
@@ -30,14 +31,8 @@ if TYPE_CHECKING:
     from kyoukai.config import ServerConfig
     from kyoukai.stream import StreamState
 
-__all__ = ("ABNORMAL", "GOING_AWAY", "NORMAL", "Listener", "Session", "check_close")
+__all__ = ("Listener", "Session")
 
-NORMAL, GOING_AWAY, ABNORMAL = 1000, 1001, 1006
-#: The codes that a Close frame may carry, beside 3000 to 4999 (RFC 6455 section 7.4, and IANA's
-#: registry).
-CODES = frozenset((1000, 1001, 1002, 1003, 1007, 1008, 1009, 1010, 1011, 1012, 1013, 1014))
-#: Bytes of a reason in UTF-8 (RFC 6455 section 5.5).
-_REASON_SIZE = 123
 #: Pings and pongs that a client may save up by sending messages.
 _FREE_AT_MOST = 1000
 #: Seconds by which the clock of a loop may be behind.
@@ -69,8 +64,10 @@ class Session:
         "_bucket",
         "_close_timer",
         "_closed",
+        "_compresses",
         "_free",
         "_heard",
+        "_is_full",
         "_loop",
         "_max_queue",
         "_over",
@@ -118,6 +115,8 @@ class Session:
             config.ws_max_message_size, config.ws_max_fragments, extensions
         )
         self._write = partial(stream.protocol.tunnel_write, stream)
+        self._is_full = partial(stream.protocol.tunnel_full, stream)
+        self._compresses = bool(extensions)
         self._receiver: asyncio.Future[None] | None = None
         self._writers: list[asyncio.Future[None]] = []
         self._closed: asyncio.Future[None] | None = None
@@ -152,9 +151,14 @@ class Session:
         if not messages:
             await self._await_message()
         message = messages.popleft()
-        if self.full and not messages and self._max_queue:
-            self._read_on()
+        if self.full and not messages:
+            self.make_room()
         return message
+
+    def make_room(self) -> None:
+        """All messages that waited have been received: read on, if reading has stopped."""
+        if self._max_queue:
+            self._read_on()
 
     async def _await_message(self) -> None:
         if self._receiver is not None:
@@ -218,7 +222,7 @@ class Session:
         control, reader.control = reader.control, []
         for frame in control:
             if not self._affords(frame):
-                reader.fail(1008, "too many pings and pongs")
+                reader.fail(POLICY, "too many pings and pongs")
                 break
         output, ends = reader.output()
         protocol = reader.protocol
@@ -251,17 +255,22 @@ class Session:
 
     # -- Sending -------------------------------------------------------------------------------
 
-    def put(self, opcode: int, payload: bytes) -> None:
+    def put(self, opcode: int, payload: bytes) -> bool:
         """
         Send a message, without waiting; messages go out whole and in order.
 
         :param opcode: ``TEXT`` or ``BINARY``
         :param payload: its bytes; text in UTF-8
+        :return: whether ``drain`` should be awaited before the next one
         :raises WebSocketDisconnected: if the socket is not open
         """
         if not self.is_open:
             raise self.disconnected()
-        self._write(self._reader.frame(opcode, payload))
+        if self._compresses:
+            self._write(self._reader.frame(opcode, payload))
+        else:
+            self._write(frame_of(opcode, payload))
+        return self._is_full()
 
     def put_frame(self, frame: bytes) -> None:
         """Send a frame that was made elsewhere, without waiting; nothing if it is not open."""
@@ -271,7 +280,7 @@ class Session:
     @property
     def is_clogged(self) -> bool:
         """Whether too much waits for the client."""
-        return self.stream.protocol.tunnel_full(self.stream)
+        return self._is_full()
 
     @property
     def buffered(self) -> int:
@@ -342,7 +351,7 @@ class Session:
     def _time_out(self) -> None:
         """The client does not answer: it is lost, and told so if it can hear."""
         clogged = self.buffered
-        self._reader.fail(1011, "no answer to a ping")
+        self._reader.fail(FAILED, "no answer to a ping")
         output, _ = self._reader.output()
         self._leave(ABNORMAL, "")
         if clogged:
@@ -483,17 +492,3 @@ class Session:
     def going_away(self) -> None:
         """The server is stopping."""
         self.close(GOING_AWAY, "the server is stopping")
-
-
-def check_close(code: int, reason: str) -> None:
-    """
-    Check what a Close frame is to say.
-
-    :raises ValueError: if it may not
-    """
-    if type(code) is not int or not (code in CODES or 3000 <= code <= 4999):
-        raise ValueError(
-            f"{code!r} is no close code to send: 1000 to 1003, 1007 to 1014, 3000 to 4999"
-        )
-    if len(reason.encode()) > _REASON_SIZE:
-        raise ValueError(f"the reason of a close has at most {_REASON_SIZE} bytes")
