@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import ipaddress
+import re
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -337,6 +338,9 @@ _ABOVE_ZERO = (
 )
 
 
+#: A scheme, a host and perhaps a port; the port of the scheme itself is not named (RFC 6454).
+_ORIGIN = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://[^/@\s?#]+")
+
 #: The largest window that HTTP/2 knows (RFC 9113 section 6.9.1).
 _LARGEST_WINDOW = 2**31 - 1
 
@@ -362,6 +366,11 @@ def _check_ranges(config: ServerConfig) -> None:
             raise ConfigurationError(
                 f"trusted_proxies: {proxy!r} is no address, no network, and neither 'unix' nor '*'"
             ) from None
+    for origin in config.ws_origins:
+        if origin != "*" and not _ORIGIN.fullmatch(origin):
+            raise ConfigurationError(
+                f"ws_origins: {origin!r} is no origin such as 'https://example.com', and not '*'"
+            )
     if config.root_path and (not config.root_path.startswith("/") or config.root_path[-1] == "/"):
         raise ConfigurationError("root_path must start with '/' and must not end with it")
     header = config.server_header

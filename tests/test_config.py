@@ -24,6 +24,10 @@ def test_the_defaults_are_those_of_the_documentation() -> None:
     assert (config.linger_timeout, config.tls_handshake_timeout) == (2, 10)
     assert config.ciphers == "ECDHE+AESGCM:ECDHE+CHACHA20"
     assert config.trusted_proxies == ()
+    assert (config.ws_max_message_size, config.ws_max_fragments) == (1048576, 1024)
+    assert (config.ws_deflate, config.ws_origins) == (False, ())
+    assert (config.ws_ping_interval, config.ws_ping_timeout) == (20, 20)
+    assert (config.ws_close_timeout, config.ws_write_limit) == (10, 65536)
 
 
 def test_every_setting_has_its_documentation() -> None:
@@ -79,6 +83,10 @@ def test_values_are_converted(name: str, value: Any, converted: Any) -> None:
         ("bind", ["a:1", 2], "bind must be a list of strings"),
         ("unix_mode", "rw", "unix_mode must be octal, not 'rw'"),
         ("trusted_proxies", "10.0.0.256", "trusted_proxies: '10.0.0.256' is no address"),
+        ("ws_origins", "example.com", "ws_origins: 'example.com' is no origin such as 'https://"),
+        ("ws_origins", "https://example.com/app", "is no origin such as"),
+        ("ws_max_message_size", 0, "ws_max_message_size must be at least 1, not 0"),
+        ("ws_close_timeout", 0, "ws_close_timeout must be greater than 0"),
         ("root_path", "a", "root_path must start with '/'"),
         ("root_path", "/a/", "root_path must start with '/'"),
         ("server_header", "a\r\nb", "server_header must be printable ASCII"),
