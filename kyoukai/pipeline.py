@@ -17,7 +17,7 @@ from werkzeug.routing import RequestRedirect
 from werkzeug.wrappers import Response as WerkzeugResponse
 
 from kyoukai.context import HTTPRequestContext, replace, reset_current, set_current
-from kyoukai.exceptions import ExpectingNoResponse, InvalidResponse, PeerGone
+from kyoukai.exceptions import BodyTooLarge, ExpectingNoResponse, InvalidResponse, PeerGone
 from kyoukai.failures import THROUGH, InsufficientStorage, gone, internal_error, name_of
 from kyoukai.route import UNSET
 from kyoukai.sockets import SocketPipeline
@@ -205,7 +205,9 @@ class RequestPipeline(SocketPipeline):
         """Answer a stream: what the interface calls."""
         app = self.app
         if not self._lean or app.root.uses_middleware:
-            await self(stream)
+            request = await self(stream)
+            if self._lean:
+                request.context = None  # as below
             return
         request = self._new_request(stream, self.settings)
         ctx = self._new_context(app, request, self.parent_context)
@@ -264,6 +266,8 @@ class RequestPipeline(SocketPipeline):
             if self._matched.listeners or self._bound_matched:
                 announce(self._signals[0], ctx)
             if watched:
+                if stream is not None:
+                    self._limit_early(stream, hit)
                 answer = await self.enter_middlewares(ctx, hit.middlewares)
                 if answer is None:
                     answer = await self.show_resource(ctx, params)
@@ -318,9 +322,18 @@ class RequestPipeline(SocketPipeline):
                 raise
             return await self.handle_error(ctx, error)
 
+    def _limit_early(self, stream: StreamState, hit: Hit) -> None:
+        """Limit what middlewares may read; a body that is too large fails when it is taken."""
+        try:
+            stream.set_body_limit(self._body_limit(hit))
+        except BodyTooLarge:
+            pass
+
+    def _body_limit(self, hit: Hit) -> int | None:
+        return self.settings.max_body_size if hit.max_body_size is UNSET else hit.max_body_size
+
     async def _take_body(self, stream: StreamState, hit: Hit) -> None:
-        limit = self.settings.max_body_size if hit.max_body_size is UNSET else hit.max_body_size
-        stream.set_body_limit(limit)
+        stream.set_body_limit(self._body_limit(hit))
         if not hit.stream and stream.receiving is not CLOSED:
             settings = self.settings
             await stream.receive_body(settings.body_spool_size, settings.body_spool_dir)

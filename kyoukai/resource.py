@@ -34,6 +34,34 @@ F = TypeVar("F", bound=Callable[..., Any])
 _OPTIONS = "__kyoukai_responder__"
 _SOCKET = "websocket"
 
+#: Methods that a responder may be for, WebDAV's among them. (``on_error`` is no responder.)
+_METHODS = frozenset(
+    (
+        "get",
+        "post",
+        "put",
+        "patch",
+        "delete",
+        "head",
+        "options",
+        "trace",
+        "query",
+        "search",
+        "purge",
+        "link",
+        "unlink",
+        "checkin",
+        "checkout",
+        "copy",
+        "lock",
+        "mkcol",
+        "move",
+        "propfind",
+        "proppatch",
+        "report",
+        "unlock",
+    )
+)
 #: For hints: what is most likely meant.
 _USUAL = ("get", "post", "put", "patch", "delete", "head", "options", "trace", _SOCKET)
 
@@ -122,8 +150,10 @@ def find_responders(resource: Any, suffix: str | None = None) -> list[Responder]
     found = []
     for name in _names(resource):
         matched = pattern.fullmatch(name)
-        function = getattr(resource, name) if matched is not None else None
-        if matched is not None and callable(function):
+        if matched is None or not (matched[1] in _METHODS or matched[1] == _SOCKET):
+            continue
+        function = getattr(resource, name)
+        if callable(function):
             method = None if matched[1] == _SOCKET else matched[1].upper()
             found.append(Responder(name, method, function, _options_of(resource, name)))
     if not found:

@@ -88,6 +88,8 @@ class SocketPipeline(PipelineSteps):
         try:
             await self._dispatch_socket(ctx, ws)
         except BaseException as error:
+            current = ws.request.context  # a hook may have put another in place
+            ctx = current if isinstance(current, HTTPRequestContext) else ctx
             ctx.exception = error
             if isinstance(error, THROUGH):
                 raise
@@ -135,6 +137,7 @@ class SocketPipeline(PipelineSteps):
             if isinstance(outcome, HTTPRequestContext):
                 if outcome is not ctx:
                     replace(ctx, outcome)
+                    outcome.ws = ws  # type: ignore[attr-defined]
                 ctx = outcome
             elif outcome is not None:
                 app = self.app
@@ -149,19 +152,30 @@ class SocketPipeline(PipelineSteps):
     ) -> None:
         """End a socket whose handler, or whatever came before it, has raised."""
         response = await self.handle_error(ctx, error, ws)
+        status = response.status_code
         if ws.unaccepted:
-            await self._deny_with(ws, response)
-        elif not ws.closed:
-            status = response.status_code
-            if isinstance(error, HTTPException) or 400 <= status < 500:
-                await ws.close(3000 + status)
-            else:
-                await ws.close(self.app.ws_options.error_close_code)
+            await self._deny_with(ws, response, 403 if isinstance(error, HTTPException) else 500)
+        elif ws.closed:
+            return
+        elif isinstance(error, HTTPException) or (
+            400 <= status < 500 and not isinstance(error, PeerGone | WebSocketDisconnected)
+        ):
+            await ws.close(3000 + status)
+        else:
+            await ws.close(self.app.ws_options.error_close_code)
 
-    async def _deny_with(self, ws: WebSocket, response: WerkzeugResponse) -> None:
-        """Answer a handshake with a response."""
+    async def _deny_with(
+        self, ws: WebSocket, response: WerkzeugResponse, otherwise: int = 403
+    ) -> None:
+        """
+        Answer a handshake with a response.
+
+        :param otherwise: the status instead of one below 300, which denies nothing
+        """
         if not ws.unaccepted:
             return
+        if response.status_code < 300:
+            response.status_code = otherwise
         await self.send_on(response, ws.stream, ws.request)
         ws.denied()
 

@@ -465,6 +465,8 @@ class StreamState(RequestBody):
             return
         self.protocol.reset(self, error)
         self._give_up()
+        if self.tunnel is not None:
+            self.tunnel.lost()
 
     async def disconnected(self) -> None:
         """Wait until the client is gone."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +22,12 @@ from kyoukai import (
     WebSocket,
     WebSocketContext,
 )
-from kyoukai.exceptions import MediaError, PeerGone, WebSocketDisconnected
+from kyoukai.exceptions import (
+    ExpectingNoResponse,
+    MediaError,
+    PeerGone,
+    WebSocketDisconnected,
+)
 from kyoukai.failures import name_of
 from kyoukai.pipeline import RequestPipeline
 from kyoukai.routegroup import errorhandler
@@ -174,6 +180,23 @@ async def test_handlers_of_a_conversation() -> None:
                 pass
     response = denied.value.response
     assert (response.status, response.json()) == (409, {"error": ["before"]})
+
+
+@pytest.mark.parametrize("error", [PeerGone, ExpectingNoResponse, asyncio.CancelledError])
+@pytest.mark.parametrize("status", [404, 500])
+async def test_what_goes_through_an_error_handler(error: type[BaseException], status: int) -> None:
+    app = Kyoukai("test")
+
+    @app.errorhandler(500)
+    async def last(ctx: Any, exc: Any) -> str:
+        raise error()
+
+    @app.errorhandler(404)
+    async def missing(ctx: Any, exc: Any) -> str:
+        raise error() if status == 404 else KeyError()
+
+    with pytest.raises(error):
+        await handle(app, NotFound())
 
 
 # -- A socket that is gone ---------------------------------------------------------------------

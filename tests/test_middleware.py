@@ -5,7 +5,9 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import threading
+import weakref
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -24,7 +26,7 @@ from kyoukai import (
     WebSocket,
     WebSocketContext,
 )
-from kyoukai.exceptions import ExpectingNoResponse, RouteError
+from kyoukai.exceptions import ExpectingNoResponse, PeerGone, RouteError
 from kyoukai.middleware import Bound
 from kyoukai.pipeline import RequestPipeline
 from kyoukai.routegroup import get_rg_bp
@@ -309,6 +311,97 @@ async def test_the_body_is_read_after_process_resource() -> None:
     assert states == [False, False]
 
 
+class Reader:
+    """Reads the body, and notes how much it got."""
+
+    def __init__(self, sizes: list[int]) -> None:
+        self.sizes = sizes
+
+    async def read(self, ctx: HTTPRequestContext, *rest: Any) -> None:
+        self.sizes.append(0)
+        size = 0
+        while chunk := await ctx.request.read_async(to_end=False):
+            size += len(chunk)
+        self.sizes[-1] = size
+
+
+class RequestReader(Reader):
+    process_request = Reader.read
+
+
+class ResourceReader(Reader):
+    process_resource = Reader.read
+
+
+async def read_by(middleware: type[Reader], below: bool, path: str, size: int) -> Any:
+    """Return the status, and what a middleware could read; the server's limit is 1,000 bytes."""
+    sizes: list[int] = []
+    app = Kyoukai("test")
+    api = Blueprint("api", app.root)
+    (api if below else app).add_middleware(middleware(sizes))
+
+    async def index(ctx: HTTPRequestContext) -> str:
+        return "index"
+
+    for limit in (10, None):
+        options = {"endpoint": f"{limit}", "max_body_size": limit, "stream": True}
+        api.route(f"/{limit}", methods=["POST"], **options)(index)
+    async with Client(app, max_body_size=1000) as client:
+        response = await client.post(path, chunks=[b"x" * min(size, 1024)] * max(size // 1024, 1))
+    return response.status, sizes
+
+
+MUCH = 1 << 20
+
+
+@pytest.mark.parametrize(
+    ("path", "size", "status", "sizes"),
+    [
+        ("/10", 10, 200, [10]),
+        ("/10", MUCH, 413, [0]),
+        ("/None", MUCH, 200, [MUCH]),
+        ("/missing", 10, 404, []),
+    ],
+)
+@pytest.mark.parametrize(
+    ("middleware", "below"),
+    [(ResourceReader, False), (ResourceReader, True), (RequestReader, True)],
+)
+async def test_a_body_read_after_the_match(
+    middleware: type[Reader], below: bool, path: str, size: int, status: int, sizes: list[int]
+) -> None:
+    """The route's limit holds."""
+    assert await read_by(middleware, below, path, size) == (status, sizes)
+
+
+@pytest.mark.parametrize(
+    ("path", "size", "status", "sizes"),
+    [
+        ("/10", 10, 200, [10]),
+        ("/10", 11, 413, [11]),
+        ("/None", MUCH, 413, [0]),
+        ("/missing", 10, 404, [10]),
+        ("/missing", MUCH, 413, [0]),
+    ],
+)
+async def test_a_body_read_before_the_match(
+    path: str, size: int, status: int, sizes: list[int]
+) -> None:
+    """The server's limit holds, because no route has one yet."""
+    assert await read_by(RequestReader, False, path, size) == (status, sizes)
+
+
+@pytest.mark.parametrize("chunked", [False, True])
+async def test_a_body_that_is_too_large_passes_the_middlewares(chunked: bool) -> None:
+    log: list[str] = []
+    app = three(log)
+    async with Client(app, max_body_size=3) as client:
+        body = {"chunks": [b"body"]} if chunked else {"body": "body"}
+        response = await client.post("/", **body)
+    assert response.status == 413
+    assert log == [*ON_THE_WAY_IN, *ON_THE_WAY_OUT]
+
+
 # -- Answers and errors ------------------------------------------------------------------------
 
 
@@ -331,6 +424,21 @@ async def test_another_response() -> None:
     response = await ask(three(log, "response", lambda: ("instead", 201)))
     assert (response.status, response.text) == (201, "instead")
     assert log[-3:] == ON_THE_WAY_OUT
+
+
+async def test_an_answer_of_a_blueprints_middleware() -> None:
+    log: list[str] = []
+    app = Kyoukai("test", middleware=[Watch("root", log)])
+    api = Blueprint("api", app.root, "/api")
+    api.add_middleware(Watch("api", log, "request", lambda: "from api"))
+    api.add_middleware(Watch("inner", log))
+
+    @api.route("/")
+    async def index(ctx: HTTPRequestContext) -> str:
+        return "not seen"
+
+    assert (await ask(app, "/api/")).text == "from api"
+    assert log == ["root request", "api request", "api response", "root response"]
 
 
 @pytest.mark.parametrize("answer", ["", {}, []])
@@ -427,6 +535,30 @@ async def test_all_middlewares_fail_on_the_way_out(caplog: pytest.LogCaptureFixt
     assert log == ["a request", "b request", "b response", "a response"]
     assert caplog.text.count("(GET '/'): process_response of") == 2
     assert caplog.text.count("ValueError: the middleware") == 2
+
+
+async def test_a_client_that_left_is_no_failure(caplog: pytest.LogCaptureFixture) -> None:
+    log: list[str] = []
+
+    def gone() -> None:
+        raise PeerGone()
+
+    app = Kyoukai("test", middleware=[Watch(name, log, "response", gone) for name in "ab"])
+    assert (await ask(app)).status == 404
+    assert log[2:] == ["b response", "a response"]
+    assert not caplog.records
+
+
+async def test_a_middleware_that_is_cancelled_on_the_way_out() -> None:
+    log: list[str] = []
+
+    def cancel() -> None:
+        raise asyncio.CancelledError
+
+    app = TestKyoukai("test", middleware=[Watch(name, log, "response", cancel) for name in "ab"])
+    with pytest.raises(asyncio.CancelledError):
+        await app.inject_request({}, "/")
+    assert log[2:] == ["b response"]
 
 
 async def test_a_cancelled_request_has_no_response() -> None:
@@ -574,6 +706,29 @@ async def test_a_hook_that_puts_another_context_in_place() -> None:
     assert len(contexts) == 4
     assert contexts[0] is contexts[1]
     assert contexts[2] is contexts[3] is not contexts[0]
+
+
+async def test_nothing_is_left_to_the_collector() -> None:
+    contexts: list[weakref.ref[HTTPRequestContext]] = []
+
+    class Look(Middleware):
+        async def process_response(self, ctx: HTTPRequestContext, response: Response) -> None:
+            contexts.append(weakref.ref(ctx))
+
+    app = Kyoukai("test", middleware=[Look()])
+
+    @app.route("/")
+    async def index(ctx: HTTPRequestContext) -> str:
+        return "hello"
+
+    gc.disable()
+    try:
+        async with Client(app) as client:
+            for _ in range(2):
+                await client.get("/")
+            assert contexts[0]() is None
+    finally:
+        gc.enable()
 
 
 async def test_middlewares_that_are_added_while_the_application_runs() -> None:
@@ -750,6 +905,13 @@ def test_methods_of_an_instance() -> None:
     plain = Plain()
     plain.process_request = lambda ctx: None  # type: ignore[attr-defined]
     assert Bound(plain).request is plain.process_request  # type: ignore[attr-defined]
+
+
+def test_a_method_without_a_signature() -> None:
+    class Odd:
+        process_request = staticmethod(min)
+
+    assert Bound(Odd()).request is min
 
 
 async def test_the_methods_of_the_base_class_do_nothing() -> None:

@@ -535,3 +535,21 @@ def test_a_path_that_is_none() -> None:
 def test_what_cannot_be_a_responder() -> None:
     with pytest.raises(RouteError, match="a responder must be callable"):
         responder()(None)  # type: ignore[type-var]
+
+
+async def test_what_is_no_method_of_http_is_no_responder():
+    class Job(Resource):
+        async def on_get(self, ctx):
+            return "job"
+
+        async def on_propfind(self, ctx):
+            return "properties"
+
+        def on_error(self, error):
+            raise error
+
+    app = Kyoukai("jobs")
+    app.add_resource("/", Job())
+    async with Client(app) as client:
+        assert (await client.request("PROPFIND", "/")).text == "properties"
+        assert (await client.options("/")).headers["Allow"] == "GET, HEAD, OPTIONS, PROPFIND"

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from kyoukai.backends.base import NEVER
 from kyoukai.backends.http1 import SLICE, H1State
 from kyoukai.backends.http1_body import HEAD, HELD, TUNNEL, BodyReceiver
-from kyoukai.stream import CLOSED, StreamState
+from kyoukai.stream import CLOSED, OPEN, StreamState
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -156,7 +156,7 @@ class Http1Tunnel(BodyReceiver):
         A client that may still be sending gets ``linger_timeout`` to read what was sent.
         """
         assert isinstance(stream, H1State)
-        if stream.sending is CLOSED or self.is_lost:
+        if stream.sending is not OPEN or self.is_lost:
             return
         self._flush_out()
         self._out = None

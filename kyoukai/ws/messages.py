@@ -26,9 +26,11 @@ try:
 except ImportError:  # a platform that the library is not compiled for
     from websockets.utils import apply_mask
 
-__all__ = ("BINARY", "TEXT", "MessageReader", "frame_of")
+__all__ = ("BINARY", "MOST_CONTROL", "TEXT", "MessageReader", "frame_of")
 
 TEXT, BINARY = 1, 2
+#: Pings and pongs after which ``read`` returns: whether there were too many is for others to say.
+MOST_CONTROL = 64
 #: First bytes of whole, uncompressed messages.
 _WHOLE_BINARY = 0x80 | BINARY
 _WHOLE = (0x80 | TEXT, _WHOLE_BINARY)
@@ -125,7 +127,8 @@ class MessageReader:
         :param messages: takes them, each whole: text as ``str``, binary as ``bytes``
         :param most: how many may be read
         :param most_bytes: after how many bytes no other is read
-        :return: how many were read; fewer than ``most`` if there are not so many
+        :return: how many were read; fewer than ``most`` if there are not so many, or if
+            ``MOST_CONTROL`` pings and pongs were read
         """
         protocol = self.protocol
         data, position = self._data, self._position
@@ -147,12 +150,18 @@ class MessageReader:
                         self._needed = 4
                         break
                     size = data[position + 2] << 8 | data[position + 3]
+                    if size < 126:
+                        self._bad_length()
+                        continue
                     start += 2
                 elif size == 127:
                     if left < 10:
                         self._needed = 10
                         break
                     size = int.from_bytes(data[position + 2 : position + 10], "big")
+                    if size < 65536:
+                        self._bad_length()
+                        continue
                     start += 8
                 stop = start + size
                 if (
@@ -183,9 +192,6 @@ class MessageReader:
                 if first & 0x0F == Opcode.CLOSE:
                     # It may come within a message (section 5.4), which the library refuses.
                     protocol.current_size = None
-                if second & 0x7F > 125 and size < (126 if second & 0x7F == 126 else 65536):
-                    self.fail(PROTOCOL_ERROR, "the length of a frame is not in its shortest form")
-                    continue
             elif not left:
                 break
             size = min(left, self._passing)
@@ -198,6 +204,8 @@ class MessageReader:
                     messages.append(message)
                     count += 1
                     most_bytes -= len(message)
+            if len(self.control) >= MOST_CONTROL:
+                break
         if position == end:
             self._data, self._position = b"", 0
         else:
@@ -231,6 +239,9 @@ class MessageReader:
         pieces, self._pieces = self._pieces, []
         self._fragments = 0
         return b"".join(pieces) if self._decoder is None else "".join(pieces)
+
+    def _bad_length(self) -> None:
+        self.fail(PROTOCOL_ERROR, "the length of a frame is not in its shortest form")
 
     def _bad_text(self, error: UnicodeDecodeError) -> None:
         self.fail(BAD_TEXT, f"the text is no UTF-8: {error.reason}")

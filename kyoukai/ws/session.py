@@ -23,7 +23,7 @@ from websockets.frames import Frame, Opcode
 from kyoukai.bucket import Bucket
 from kyoukai.exceptions import OperationNotAllowed, WebSocketDisconnected
 from kyoukai.ws.codes import ABNORMAL, FAILED, GOING_AWAY, POLICY, check_close
-from kyoukai.ws.messages import MessageReader, frame_of
+from kyoukai.ws.messages import MOST_CONTROL, MessageReader, frame_of
 
 if TYPE_CHECKING:
     from websockets.extensions import Extension
@@ -35,6 +35,8 @@ __all__ = ("Listener", "Session")
 
 #: Pings and pongs that a client may save up by sending messages.
 _FREE_AT_MOST = 1000
+#: How often the largest message a client may leave that is gone; compressed, it may be much more.
+_REST = 4
 #: Seconds by which the clock of a loop may be behind.
 _TICK = 0.001
 
@@ -69,6 +71,7 @@ class Session:
         "_heard",
         "_is_full",
         "_loop",
+        "_max_bytes",
         "_max_queue",
         "_over",
         "_pinged",
@@ -111,9 +114,8 @@ class Session:
         self.close_reason: str | None = None
         self._loop = asyncio.get_running_loop()
         self._max_queue = max_queue
-        self._reader = MessageReader(
-            config.ws_max_message_size, config.ws_max_fragments, extensions
-        )
+        self._max_bytes = config.ws_max_message_size
+        self._reader = MessageReader(self._max_bytes, config.ws_max_fragments, extensions)
         self._write = partial(stream.protocol.tunnel_write, stream)
         self._is_full = partial(stream.protocol.tunnel_full, stream)
         self._compresses = bool(extensions)
@@ -163,16 +165,15 @@ class Session:
     async def _await_message(self) -> None:
         if self._receiver is not None:
             raise OperationNotAllowed("another task is receiving from this WebSocket")
-        self._receiver = receiver = self._loop.create_future()
         try:
-            if self.full:
-                self._read_on()
-            if not self.messages:
-                if not self.is_open:
-                    raise self.disconnected()
-                await receiver
+            while not self.messages:  # one that came may be taken by another task
+                self._receiver = receiver = self._loop.create_future()
+                if self.full:
+                    self._read_on()
                 if not self.messages:
-                    raise self.disconnected()
+                    if not self.is_open:
+                        raise self.disconnected()
+                    await receiver
         finally:
             self._receiver = None
 
@@ -191,16 +192,21 @@ class Session:
 
     def _read(self) -> None:
         """Read what has come, as far as there is room."""
+        while self._read_part():
+            pass
+
+    def _read_part(self) -> bool:
+        """Read until there is no room, nothing left, or much control; True for the last."""
         reader = self._reader
         if not self.is_open:  # until the client's Close frame comes, what it sends is dropped
-            while reader.read(deque(), 64, self.config.ws_max_message_size):
+            while reader.read(deque(), 64, self._max_bytes):
                 pass
         else:
             messages = self.messages
             room = self._max_queue - len(messages)
             if not self._max_queue:
                 room = 1 if self._receiver is not None and not messages else 0
-            size = self.config.ws_max_message_size
+            size = self._max_bytes
             if messages:
                 size -= sum(map(len, messages))
             if room > 0 and size > 0:
@@ -209,12 +215,14 @@ class Session:
                     self._free += count
                     if self._receiver is not None and not self._receiver.done():
                         self._receiver.set_result(None)
-                self.full = count == room or sum(map(len, messages)) >= size
+                self.full = count == room or sum(map(len, messages)) >= self._max_bytes
             else:
                 self.full = True
         protocol = reader.protocol
+        much = len(reader.control) >= MOST_CONTROL
         if protocol.writes or reader.control or protocol.eof_sent:
             self._take_control()
+        return much and not self.full
 
     def _take_control(self) -> None:
         """Look at pings and pongs, answer what is to be answered, and see whether it was closed."""
@@ -405,7 +413,8 @@ class Session:
             self._closed.set_result(None)
 
     def _end(self) -> None:
-        """End the tunnel, once all is sent."""
+        """End the tunnel, once all is sent; what still comes is dropped."""
+        self.full = False
         self._await_end()
         complete = self._reader.protocol.close_rcvd is not None
         self.stream.protocol.tunnel_end(self.stream, complete)
@@ -447,28 +456,25 @@ class Session:
 
     def end_received(self) -> None:
         """The client sends no more; without a Close frame, it is lost."""
-        if self.is_over:
-            return
-        self._read_rest()
-        if self.is_open:
-            self._leave(ABNORMAL, "")
-        self._end()
+        if not self.is_over:
+            self._leave_lost()
+            self._end()
 
     def lost(self) -> None:
         """The client is gone."""
-        if self.is_over:
-            return
-        self._read_rest()
-        if self.is_open:
-            self._leave(ABNORMAL, "")
-        self.ended()
+        if not self.is_over:
+            self._leave_lost()
+            self.ended()
 
-    def _read_rest(self) -> None:
+    def _leave_lost(self) -> None:
         """Nothing more comes: read what has, in spite of the limit, which what has come keeps."""
         if self.is_open and self.full:
             self.full = False
-            self._reader.read(self.messages, sys.maxsize, sys.maxsize)
-            self._take_control()
+            self._max_queue = sys.maxsize
+            self._max_bytes = _REST * self._max_bytes if self._compresses else sys.maxsize
+            self._read()
+        if self.is_open:
+            self._leave(ABNORMAL, "")
 
     def writable(self) -> None:
         """There is room for more."""

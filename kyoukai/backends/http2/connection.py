@@ -346,6 +346,10 @@ class ServerConnection(H2Connection):
         machine.process_input(StreamInputs.RECV_HEADERS)
         machine.process_input(StreamInputs.RECV_END_STREAM)
 
+    def has_ended(self, stream_id: int) -> bool:
+        """Whether the client has ended its half of a stream that is open."""
+        return self.streams[stream_id].state_machine.state is StreamState.HALF_CLOSED_REMOTE
+
     def forget(self, stream_id: int, closed_by: StreamClosedBy) -> None:
         """Note that a stream is closed."""
         self.streams.pop(stream_id, None)

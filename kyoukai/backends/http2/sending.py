@@ -49,6 +49,8 @@ __all__ = ("H2Sender",)
 _SLICE = 65536
 #: The least that a frame has which a window cut short, and that is worth its updates.
 _ORDINARY = 1024
+#: Methods whose answers are not ordinary.
+_APART = frozenset(("HEAD", "CONNECT"))
 #: Seconds that a request has to end after its answer, before it is told to stop.
 _EARLY = 0.2
 
@@ -163,7 +165,7 @@ class H2Sender(BaseProtocol):
                 and not self.write_paused
                 and not self._scheduler
                 and not h2.block_prefix
-                and stream.head.method != "HEAD"
+                and stream.head.method not in _APART
             ):
                 block = self._blocks.whole(status, headers, size)
                 if block is not None and len(block) <= MAX_FRAME_SIZE:

@@ -50,6 +50,8 @@ class H2Tunnels(H2Sender):
         self.schedule_flush()
         state.status = 200
         state.outgoing = []
+        if self.h2.has_ended(state.stream_id):  # the client did not wait
+            self.loop.call_soon(stream.stream_complete)
         if self.connections.closing and stream.tunnel is not None:
             self.loop.call_soon(stream.tunnel.going_away)
 
@@ -74,7 +76,10 @@ class H2Tunnels(H2Sender):
         due, self._due = self._due, []
         for state in due:
             state.due = False
+            full = state.outgoing_size >= self.config.ws_write_limit
             self._send_outgoing(state)
+            if full and state.tunnel is not None and not self.tunnel_full(state):
+                state.tunnel.writable()  # whoever waits has no turn to wake it
 
     def _send_outgoing(self, state: H2State) -> None:
         """Send what a tunnel has; what cannot be sent waits for its turn."""
