@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING, Any
 from websockets.datastructures import Headers
 from websockets.exceptions import InvalidHandshake
 from websockets.extensions import Extension
-from websockets.extensions.permessage_deflate import ServerPerMessageDeflateFactory
 from websockets.server import ServerProtocol
 
 from kyoukai.rules import is_token
+from kyoukai.ws.deflate import DEFLATE
 
 if TYPE_CHECKING:
     from kyoukai.config import ServerConfig
@@ -31,11 +31,7 @@ __all__ = ("Handshake", "HandshakeError", "check_handshake", "is_handshake", "or
 #: The version of the protocol (RFC 6455 section 4.4).
 VERSION = b"13"
 _GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
-#: Windows of 4 KiB both ways and small tables: some 20 KiB for each socket, and not 300.
-_DEFLATE = ServerPerMessageDeflateFactory(
-    server_max_window_bits=12, client_max_window_bits=12, compress_settings={"memLevel": 5}
-)
-_DEFAULT_PORTS = {"http": ":80", "https": ":443", "ws": ":80", "wss": ":443"}
+_DEFAULT_PORTS = {"http": ":80", "https": ":443"}
 
 
 class HandshakeError(Exception):
@@ -154,11 +150,13 @@ def origin_allowed(head: RequestHead, origins: Sequence[str]) -> bool:
         return False
     if origins:
         return "*" in origins or given[0] in [origin.lower().rstrip("/") for origin in origins]
-    scheme, separator, host = given[0].partition("://")
-    # Whatever the scheme: a proxy may have ended the TLS.
+    scheme, _, host = given[0].partition("://")
+    port = _DEFAULT_PORTS.get(scheme)
+    if port is None:  # "null", or what is no page of a server's
+        return False
+    # Whichever of the two schemes: a proxy may have ended the TLS.
     own = head.authority.removesuffix(_DEFAULT_PORTS.get(head.scheme, ""))
-    port = _DEFAULT_PORTS.get(scheme, "")
-    return bool(separator) and host.removesuffix(port) in (own, head.authority.removesuffix(port))
+    return host.removesuffix(port) in (own, head.authority.removesuffix(port))
 
 
 def _refuse(status: int, detail: str, *headers: tuple[str, str]) -> HandshakeError:
@@ -188,7 +186,7 @@ def _negotiate(offers: Sequence[bytes]) -> tuple[str | None, list[Extension]]:
     headers = Headers()
     for offer in offers:
         headers["Sec-WebSocket-Extensions"] = offer.decode("latin-1")
-    negotiator: Any = ServerProtocol(extensions=(_DEFLATE,))
+    negotiator: Any = ServerProtocol(extensions=(DEFLATE,))
     try:
         answer: tuple[str | None, list[Extension]] = negotiator.process_extensions(headers)
     except InvalidHandshake:

@@ -388,9 +388,7 @@ class Session:
         self.messages.clear()
         self._leave(code, reason)
         self._await_end()
-        self.full = False
-        self._read()
-        self.stream.taken()
+        self._read_on()
 
     def _leave(self, code: int, reason: str) -> None:
         """The socket is not open any more."""
