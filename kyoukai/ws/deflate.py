@@ -80,13 +80,12 @@ class Deflate(PerMessageDeflate):
 
     def _inflate(self, data: bytes, room: int | None) -> bytes:
         """Inflate blocks that follow a last block."""
-        if room is not None and room <= 0:
-            room = 1  # 0 would be no limit: one byte is enough to be too much
         try:
-            inflated = self.decoder.decompress(data, room or 0)
+            # One byte more than there is room for is enough; a limit of 0 would be none.
+            inflated = self.decoder.decompress(data, 0 if room is None else room + 1)
         except zlib.error as error:
             raise ProtocolError("decompression failed") from error
-        if self.decoder.unconsumed_tail:
+        if room is not None and len(inflated) > room:
             raise PayloadTooBig(None, room)
         self._remember(inflated)
         return inflated
