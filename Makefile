@@ -15,7 +15,8 @@ test: $(VENV)/.ready-test
 	$(BIN)/mypy
 	$(BIN)/pytest
 
-# Needs Go, once, for h2spec.
+# Needs Go, once, for h2spec; Chromium; and Python 2.7 for Autobahn's test suite, which is left out
+# where there is none.
 conformance: $(VENV)/.ready-all
 	$(BIN)/python conformance/run.py
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import resource
 import socket
 import sys
@@ -26,13 +27,13 @@ Open = Callable[[int, ExitStack], object]
 
 
 def http1(connections: int) -> bool:
-    idle = _idle("HTTP/1.1", connections, 15, _open_http1, False)
-    stalled = _stalled("HTTP/1.1", _stall_http1, READERS, False)
-    return idle and stalled
+    good = idle("HTTP/1.1", connections, 15, _open_http1, kyoukai)
+    return good & _stalled("HTTP/1.1", _stall_http1, READERS, False)
 
 
 def http2(connections: int) -> bool:
-    good = _idle("HTTP/2 over TLS", connections, 50, _open_http2, True)
+    command = functools.partial(kyoukai, tls=True)
+    good = idle("HTTP/2 over TLS", connections, 50, _open_http2, command)
     for what, window, streams in (
         ("window of 2 GB, nothing read", HUGE, 1),
         ("the same, all on one connection", HUGE, READERS),
@@ -63,12 +64,25 @@ def _open_http2(port: int, stack: ExitStack) -> None:
     stack.enter_context(Client(port)).get("/")
 
 
-def _idle(title: str, connections: int, promised: int, connect: Open, over_tls: bool) -> bool:
-    """Weigh connections that have had one request and are kept."""
-    _allow_files(connections + 500)
+def idle(
+    title: str,
+    connections: int,
+    promised: int,
+    connect: Open,
+    command: Callable[..., list[str]],
+    *settings: str,
+) -> bool:
+    """
+    Weigh connections that have been used and are kept.
+
+    :param promised: KB for each
+    :param connect: opens one and uses it
+    :param command: the server's, by its port and settings
+    """
+    allow_files(connections + 500)
     port = free_port()
-    settings = (f"max_connections={connections + 200}", "keep_alive_timeout=600")
-    with running(kyoukai(port, *settings, tls=over_tls), port) as pid, ExitStack() as stack:
+    settings += (f"max_connections={connections + 200}", "keep_alive_timeout=600")
+    with running(command(port, *settings), port) as pid, ExitStack() as stack:
         for _ in range(100):  # what the first connections make is there for all
             connect(port, stack)
         before, files = rss(pid), open_files(pid)
@@ -107,7 +121,7 @@ def _all_open(pid: int, wanted: int) -> None:
         sys.exit(f"benchmarks: {open_files(pid)} descriptors are open, not {wanted}")
 
 
-def _allow_files(wanted: int) -> None:
+def allow_files(wanted: int) -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if hard != resource.RLIM_INFINITY and hard < wanted:
         sys.exit(f"benchmarks: {wanted} open files are needed, the limit is {hard} (ulimit -Hn)")

@@ -22,6 +22,7 @@ from collections.abc import Callable
 import http1
 import http2
 import memory
+import websocket
 from contest import Rounds
 
 PARTS: dict[str, Callable[[argparse.Namespace, Rounds], bool]] = {
@@ -32,6 +33,10 @@ PARTS: dict[str, Callable[[argparse.Namespace, Rounds], bool]] = {
     "http2-download": lambda options, rounds: http2.download(rounds),
     "http2-upload": lambda options, rounds: http2.upload(rounds),
     "http2-streams": lambda options, rounds: http2.streams(rounds),
+    "websocket-echo": lambda options, rounds: websocket.echo(rounds),
+    "websocket-http2": lambda options, rounds: websocket.echo_http2(rounds),
+    "websocket-idle": lambda options, rounds: websocket.idle_sockets(options.connections or 10000),
+    "websocket-publish": lambda options, rounds: websocket.publish(rounds, 1000),
     "memory-http1": lambda options, rounds: memory.http1(options.connections or 5000),
     "memory-http2": lambda options, rounds: memory.http2(options.connections or 2000),
 }

@@ -41,12 +41,14 @@ def certificate() -> tuple[str, ...]:
     return ("--certfile", f"{where}.pem", "--keyfile", f"{where}-key.pem")
 
 
-def kyoukai(port: int, *settings: str, tls: bool = False) -> list[str]:
+def kyoukai(
+    port: int, *settings: str, tls: bool = False, app: str = "kyoukai_app:app"
+) -> list[str]:
     options = [part for setting in settings for part in ("--set", setting)]
     bind = f"127.0.0.1:{port}"
     where = ("--tls-bind", bind, *certificate()) if tls else ("--bind", bind)
     return [
-        *(sys.executable, "-m", "kyoukai", "run", "kyoukai_app:app", *where),
+        *(sys.executable, "-m", "kyoukai", "run", app, *where),
         *("--loop", "uvloop", "--no-access-log", "--log-level", "warning", *options),
     ]
 

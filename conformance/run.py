@@ -1,339 +1,46 @@
 """
-Conformance of HTTP/2: h2spec against the main example, over TLS and in the clear.
+Conformance: ``make conformance`` calls this.
 
-``make conformance`` calls this. It gets h2spec if it is not there, starts the example on free
-ports, runs every case both ways, stops the example, and writes the numbers to
-``docs/conformance.txt``. The exit status is 0 only if all cases have passed.
+Each part starts what it tests on free ports, and writes its numbers into ``docs``. The exit status
+is 0 only if every part has passed.
 
-    python conformance/run.py [--tools FOLDER] [--summary FILE]
+    python conformance/run.py               all parts
+    python conformance/run.py PART [OPTION…]
 """
 
 from __future__ import annotations
 
-import argparse
-import os
-import re
-import shutil
-import signal
-import subprocess
+import importlib
 import sys
-import tempfile
-import threading
-from dataclasses import dataclass
-from pathlib import Path
-from xml.etree import ElementTree
 
-VERSION = "2.2.1"
-MODULE = f"github.com/summerwind/h2spec/cmd/h2spec@v{VERSION}+incompatible"
-
-#: The cases of that version in strict mode. Fewer would mean that some were not run.
-CASES = 146
-
-HERE = Path(__file__).resolve().parent
-ROOT = HERE.parent
-EXAMPLE = ROOT / "examples" / "side_by_side"
-
-#: Seconds that an answer may take, that one run of h2spec may, and that the example has to start.
-ANSWER_TIMEOUT = 2
-RUN_TIMEOUT = 50
-START_TIMEOUT = 20
-
-#: The example's event loops; and for each way, by its address's scheme, what h2spec must know.
-LOOPS = ("asyncio", "uvloop")
-WAYS = {"https": ("over TLS", ("--tls", "--insecure")), "http": ("in the clear", ())}
+#: Each part's name and module, whose ``main`` takes the options and returns the exit status.
+PARTS = {
+    "h2spec": "h2spec",
+    "websocket": "ws_suite",
+    "autobahn": "autobahn",
+    "chat": "chat",
+}
 
 
-class Failure(Exception):
-    """Something that ends the run; the message is one line."""
-
-
-def main(arguments: list[str] | None = None) -> int:
+def main(arguments: list[str]) -> int:
     """
-    Run all cases both ways.
+    Run all parts, or the one that is named.
 
-    :param arguments: what was typed; by default, what the process was started with
+    :param arguments: what was typed
     :return: the exit status
     """
-    parser = argparse.ArgumentParser(description="Run h2spec against the main example.")
-    parser.add_argument("--tools", type=Path, default=HERE / "bin", help="where h2spec is kept")
-    parser.add_argument("--summary", type=Path, default=ROOT / "docs" / "conformance.txt")
-    options = parser.parse_args(arguments)
-    try:
-        tool = find_tool(options.tools)
-        runs = []
-        for loop in LOOPS:
-            with tempfile.TemporaryDirectory() as folder:
-                runs.append(run_all(tool, Path(folder), loop))
-        results = {scheme: worst(*(run[scheme] for run in runs)) for scheme in WAYS}
-        options.summary.write_text(summary(results), encoding="utf-8")
-        check(results)
-    except Failure as error:
-        print(f"conformance: {error}", file=sys.stderr)
-        return 1
-    return 0
-
-
-def run_all(tool: Path, folder: Path, loop: str) -> dict[str, list[Section]]:
-    """
-    Start the example, run every case both ways, and stop the example.
-
-    :param tool: the path of h2spec
-    :param folder: for files that are not kept
-    :param loop: the example's event loop
-    :return: the sections for each way
-    :raises Failure: if a case was not run, or the example did not stand it
-    """
-    results = {}
-    example = Example(folder, loop)
-    try:
-        ports = example.ports()
-        for scheme, (way, flags) in WAYS.items():
-            sections = run_tool(tool, ports[scheme], flags, folder / "report.xml")
-            whole = total(sections)
-            print(f"{way}, {loop}: {whole.passed} of {whole.cases} cases passed", flush=True)
-            if whole.cases != CASES:
-                raise Failure(f"{whole.cases} cases were run {way}, not {CASES}")
-            results[scheme] = sections
-        example.stop()
-    finally:
-        example.close()
-    return results
-
-
-# -- The tool -------------------------------------------------------------------------------------
-
-
-def find_tool(folder: Path) -> Path:
-    """
-    Return the path of h2spec, built if it is not there.
-
-    :param folder: where it is kept, each version in a folder of its own
-    :raises Failure: if it cannot be had
-    """
-    tool = folder.resolve() / f"h2spec-{VERSION}" / "h2spec"
-    if tool.exists():
-        return tool
-    go = shutil.which("go")
-    if go is None:
-        raise Failure("h2spec is built with Go, which is not on this machine")
-    print(f"building h2spec {VERSION}", flush=True)
-    built = subprocess.run(
-        [go, "install", MODULE],
-        env={**os.environ, "GOBIN": str(tool.parent)},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    if built.returncode or not tool.exists():
-        said = built.stderr.strip().splitlines() or ["it says nothing"]
-        raise Failure(f"h2spec cannot be built: {said[-1].strip()}")
-    return tool
-
-
-@dataclass
-class Section:
-    """
-    The cases of one section.
-
-    :param name: as h2spec is asked for it, such as ``http2/6.9.1``
-    :param title: what it is about
-    :param cases: how many cases were run
-    :param passed: how many of them passed
-    """
-
-    name: str
-    title: str
-    cases: int
-    passed: int
-
-
-def run_tool(tool: Path, port: int, flags: tuple[str, ...], report: Path) -> list[Section]:
-    """
-    Run every case against one port.
-
-    :param tool: the path of h2spec
-    :param port: the port, on 127.0.0.1
-    :param flags: how to connect
-    :param report: where the report goes
-    :raises Failure: if there is no result
-    """
-    report.unlink(missing_ok=True)
-    command = [
-        *(str(tool), "--strict", "--host", "127.0.0.1", "--port", str(port), *flags),
-        *("--timeout", str(ANSWER_TIMEOUT), "--junit-report", str(report)),
-    ]
-    try:
-        ran = subprocess.run(
-            command, capture_output=True, text=True, check=False, timeout=RUN_TIMEOUT
-        )
-    except subprocess.TimeoutExpired:
-        raise Failure(f"h2spec did not finish within {RUN_TIMEOUT} seconds") from None
-    except OSError as error:
-        raise Failure(f"h2spec cannot be run: {error}") from None
-    if not report.exists():
-        said = (ran.stderr + ran.stdout).strip().splitlines() or ["it says nothing"]
-        raise Failure(f"h2spec made no report: {said[-1].strip()}")
-    if ran.returncode:
-        print(ran.stdout.partition("Failures:")[2].rstrip() or ran.stderr, file=sys.stderr)
-    return read_report(report.read_text(encoding="utf-8"))
-
-
-def read_report(text: str) -> list[Section]:
-    """
-    Read what h2spec reports, in the form of JUnit.
-
-    :param text: the report
-    """
-    sections = []
-    for suite in ElementTree.fromstring(text).iter("testsuite"):
-        # Cases that were skipped, failed or could not be run have a child that says so.
-        cases = suite.findall("testcase")
-        passed = sum(len(case) == 0 for case in cases)
-        title = suite.get("name", "").partition(" ")[2]
-        sections.append(Section(suite.get("package", ""), title, len(cases), passed))
-    return sections
-
-
-# -- The example ----------------------------------------------------------------------------------
-
-
-class Example:
-    """
-    The main example as a program, on ports that are free.
-
-    :param folder: where its configuration and its certificate go
-    :param loop: its event loop
-    """
-
-    def __init__(self, folder: Path, loop: str) -> None:
-        config = (EXAMPLE / "config.yaml").read_text(encoding="utf-8")
-        config = re.sub(r"\bport: \d+", "port: 0", config)
-        (folder / "config.yaml").write_text(config, encoding="utf-8")
-        kyoukai = [sys.executable, "-m", "kyoukai"]
-        subprocess.run(
-            [*kyoukai, "cert", "certs"], cwd=folder, stdout=subprocess.DEVNULL, check=True
-        )
-        self.process = subprocess.Popen(
-            [
-                *(*kyoukai, "run", "config.yaml", "--app-dir", str(EXAMPLE)),
-                *("--loop", loop, "--no-access-log"),
-            ],
-            cwd=folder,
-            stdin=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        #: What it has said.
-        self.lines: list[str] = []
-        # Once it serves, somebody must read on, or it waits for room in the pipe.
-        self._reader = threading.Thread(target=self._read, daemon=True)
-
-    def _read(self) -> None:
-        assert self.process.stderr is not None
-        self.lines.extend(self.process.stderr)
-
-    def ports(self) -> dict[str, int]:
-        """
-        Wait for the start-up lines, and return its port for each scheme.
-
-        :raises Failure: if it does not start
-        """
-        assert self.process.stderr is not None
-        ports: dict[str, int] = {}
-        timer = threading.Timer(START_TIMEOUT, self.process.kill)
-        timer.start()
-        for line in self.process.stderr:
-            self.lines.append(line)
-            found = re.search(r"listening on (https?)://\S+:(\d+) ", line)
-            if found is not None:
-                ports[found[1]] = int(found[2])
-            if len(ports) == len(WAYS):
-                break
-        timer.cancel()
-        if len(ports) < len(WAYS):
-            raise Failure(f"the example did not start: {' '.join(''.join(self.lines).split())}")
-        self._reader.start()
-        return ports
-
-    def stop(self) -> None:
-        """
-        Stop it in order; what was sent to it must not have hurt it.
-
-        :raises Failure: if it has
-        """
-        if self.process.poll() is None:
-            self.process.send_signal(signal.SIGTERM)
-        try:
-            status = self.process.wait(START_TIMEOUT)
-        except subprocess.TimeoutExpired:
-            raise Failure("the example did not stop") from None
-        self._reader.join()
-        wrong = [line for line in self.lines if "Traceback" in line or " ERROR " in line]
-        if status or wrong:
-            sys.stderr.writelines(self.lines)
-            raise Failure(f"the example ended with status {status}, and {len(wrong)} errors")
-
-    def close(self) -> None:
-        """End it at once, if it has not ended."""
-        self.process.kill()
-        self.process.wait()
-        if self._reader.ident is not None:
-            self._reader.join()
-        if self.process.stderr is not None:
-            self.process.stderr.close()
-
-
-# -- The summary ----------------------------------------------------------------------------------
-
-
-def summary(results: dict[str, list[Section]]) -> str:
-    """
-    Return the numbers of every section as a table, the same for the same results.
-
-    :param results: the sections for each way
-    """
-    rows = [*zip(*results.values(), strict=True)]
-    width = max(len(row[0].title) for row in rows)
-    ways = "".join(f"  {WAYS[scheme][0]:>16}" for scheme in results)
-    table = [
-        f"h2spec {VERSION} in strict mode, against the main example on both event loops.",
-        "Sections are those of RFC 7540 (http2) and RFC 7541 (hpack).",
-        "",
-        f"{'':<{14 + width}}  {'':>5}{ways}",
-        f"{'section':<{14 + width}}  cases" + "    passed  failed" * len(results),
-    ]
-    rows.append(tuple(total(sections) for sections in results.values()))
-    for row in rows:
-        line = f"{row[0].name:<14}{row[0].title:<{width}}  {row[0].cases:>5}"
-        for section in row:
-            line += f"{section.passed:>10}{section.cases - section.passed:>8}"
-        table.append(line)
-    return "\n".join(table) + "\n"
-
-
-def worst(*runs: list[Section]) -> list[Section]:
-    """Merge the sections of several runs: what failed in one has failed."""
-    return [min(each, key=lambda section: section.passed) for each in zip(*runs, strict=True)]
-
-
-def total(sections: list[Section]) -> Section:
-    """Add sections up."""
-    cases = sum(section.cases for section in sections)
-    return Section("all", "", cases, sum(section.passed for section in sections))
-
-
-def check(results: dict[str, list[Section]]) -> None:
-    """
-    Insist on all cases.
-
-    :param results: the sections for each way
-    :raises Failure: if a case failed
-    """
-    for scheme, sections in results.items():
-        wrong = [section.name for section in sections if section.passed != section.cases]
-        if wrong:
-            raise Failure(f"cases failed {WAYS[scheme][0]}: {', '.join(wrong)}")
+    if arguments:
+        if arguments[0] not in PARTS:
+            print(f"conformance: {arguments[0]!r} is none of {', '.join(PARTS)}", file=sys.stderr)
+            return 2
+        chosen, options = arguments[:1], arguments[1:]
+    else:
+        chosen, options = [*PARTS], []
+    failed = [name for name in chosen if importlib.import_module(PARTS[name]).main(options)]
+    if failed and not arguments:
+        print(f"conformance: failed: {', '.join(failed)}", file=sys.stderr)
+    return 1 if failed else 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(sys.argv[1:]))

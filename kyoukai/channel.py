@@ -16,6 +16,7 @@ what happens. This channel is one process's; one with a broker behind it has the
 
 from __future__ import annotations
 
+import asyncio
 from collections import deque
 from typing import TYPE_CHECKING, Literal
 
@@ -85,7 +86,7 @@ class Channel:
         """
         Send a message to every member.
 
-        It does not wait for them, and it is never compressed (RFC 7692 section 6 allows that).
+        It waits for none of them, and is never compressed (RFC 7692 section 6 allows that).
 
         :param message: a ``str`` is sent as text, anything else as binary
         :raises TypeError: if it is neither
@@ -96,11 +97,15 @@ class Channel:
             frame = frame_of(BINARY, bytes(message))
         else:
             raise TypeError(f"publish takes a str or bytes, not {type(message).__name__}")
+        slow = False
         for session, member in tuple(self._members.items()):
             if member.waiting or session.is_clogged:
                 member.wait(session, frame)
+                slow = True
             else:
                 session.put_frame(frame)
+        if slow:  # those that read may take what waits before the next message comes
+            await asyncio.sleep(0)
 
     async def count(self) -> int:
         """Return how many members there are."""

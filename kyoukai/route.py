@@ -76,7 +76,8 @@ class Route:
         complete before the handler runs
     :param cancel_on_disconnect: whether the handler is cancelled when the client leaves
     :param websocket: whether it handles WebSockets: a coroutine function, whose second argument is
-        the socket. Its paths have no methods, and the three options before this one mean nothing.
+        the socket. Its paths have no methods; of the three options before this one, the last
+        counts until the socket is accepted, and the others mean nothing.
     :raises RouteError: if the function cannot be called, or an option has a wrong value
     """
 

@@ -24,6 +24,7 @@ from kyoukai.failures import THROUGH
 from kyoukai.steps import PipelineSteps, announce
 from kyoukai.util import wrap_response
 from kyoukai.websocket import WebSocket
+from kyoukai.ws.codes import ABNORMAL
 from kyoukai.ws.handshake import HandshakeError, check_handshake, origin_allowed
 from kyoukai.wsgi import application_path
 
@@ -77,6 +78,8 @@ class SocketPipeline(PipelineSteps):
         finally:
             await self.close_context(request)
             request.context = None  # each refers to the other: nothing is left to the collector
+            if ws.session is not None and ws.session.is_over:
+                stream.tunnel = None  # as above
 
     async def converse(self, ctx: HTTPRequestContext, ws: WebSocket) -> None:
         """
@@ -151,10 +154,18 @@ class SocketPipeline(PipelineSteps):
         self, ctx: HTTPRequestContext, ws: WebSocket, error: BaseException
     ) -> None:
         """End a socket whose handler, or whatever came before it, has raised."""
+        if isinstance(error, BaseExceptionGroup) and not error.split(WebSocketDisconnected)[1]:
+            error = WebSocketDisconnected(ws.close_code or ABNORMAL)  # of the tasks of a group
         response = await self.handle_error(ctx, error, ws)
         status = response.status_code
+        otherwise = 500
+        if isinstance(error, HTTPException):
+            code = error.code or 0
+            otherwise = code if code >= 300 else 403
+        if status < 300:  # an error handler's: it says nothing here
+            status = otherwise
         if ws.unaccepted:
-            await self._deny_with(ws, response, 403 if isinstance(error, HTTPException) else 500)
+            await self._deny_with(ws, response, otherwise)
         elif ws.closed:
             return
         elif isinstance(error, HTTPException) or (

@@ -275,7 +275,7 @@ class StreamState(RequestBody):
         """
         over = self.sending is CLOSED or self.sending is RESET
         self._give_up()
-        if self.tunnel is not None:
+        if self.tunnel is not None and not over:
             self.tunnel.lost()
         if self.cancel_on_disconnect and not over and self.task is not None:
             self.task.cancel()
@@ -321,7 +321,7 @@ class StreamState(RequestBody):
         if tunnel is not None and self._chunks:  # the client did not wait
             data, size = b"".join(self._chunks), self.buffered
             self._chunks = ()
-            self.buffered = 0
+            self.buffered = self.received = 0
             self.pass_on(data, size)
 
     def pass_on(self, data: bytes, cost: int) -> None:

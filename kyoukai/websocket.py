@@ -15,6 +15,7 @@ it or the client is lost; then closed.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterable, Mapping
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
@@ -31,7 +32,7 @@ from kyoukai.media import (
     websocket_handlers,
     write_message,
 )
-from kyoukai.ws.codes import NORMAL, check_close
+from kyoukai.ws.codes import FAILED, NORMAL, check_close
 from kyoukai.ws.messages import BINARY, TEXT
 from kyoukai.ws.session import Session
 
@@ -62,6 +63,9 @@ _REASONS = {
     **{3000 + status: status.phrase for status in HTTPStatus if status >= 400},
 }
 
+#: Headers of an acceptance that are the wire's, beside ``Sec-WebSocket-*``.
+_OWN_HEADERS = (b"connection", b"upgrade")
+
 
 class WebSocketOptions:
     """
@@ -71,12 +75,39 @@ class WebSocketOptions:
     def __init__(self) -> None:
         #: The handlers of ``send_media`` and ``receive_media``, by payload type.
         self.media_handlers: dict[WebSocketPayloadType, Any] = websocket_handlers()
-        #: The close code when a handler raises.
-        self.error_close_code: int = 1011
-        #: Messages that may wait to be received before reading stops; 0: none.
-        self.max_receive_queue: int = 4
         #: Reasons by close code, for closes that give none.
         self.default_close_reasons: dict[int, str] = dict(_REASONS)
+        self._error_close_code = FAILED
+        self._max_receive_queue = 4
+
+    @property
+    def error_close_code(self) -> int:
+        """
+        The close code when a handler raises: 1011.
+
+        :raises ValueError: when it is set to one that may not be sent
+        """
+        return self._error_close_code
+
+    @error_close_code.setter
+    def error_close_code(self, code: int) -> None:
+        check_close(code, "")
+        self._error_close_code = code
+
+    @property
+    def max_receive_queue(self) -> int:
+        """
+        Messages that may wait to be received before reading stops: 4; 0: none.
+
+        :raises ValueError: when it is set to anything else than such a number
+        """
+        return self._max_receive_queue
+
+    @max_receive_queue.setter
+    def max_receive_queue(self, messages: int) -> None:
+        if type(messages) is not int or messages < 0:
+            raise ValueError(f"max_receive_queue must be 0 or more messages, not {messages!r}")
+        self._max_receive_queue = messages
 
 
 class WebSocket:
@@ -107,6 +138,8 @@ class WebSocket:
         #: What the socket is from its acceptance on; None before, and if it was denied.
         self.session: Session | None = None
         self._denied = False
+        # What ``wait_closed`` waits for before the handshake has its answer.
+        self._answered: asyncio.Future[None] | None = None
         #: The subprotocol that was accepted.
         self.subprotocol: str | None = None
 
@@ -170,14 +203,15 @@ class WebSocket:
         :param subprotocol: one of ``subprotocols``
         :param headers: headers of the answer
         :raises ValueError: for a subprotocol that was not offered, or a header that is not legal,
-            or is the handshake's own (``Sec-WebSocket-*``)
+            or is the handshake's own (``Sec-WebSocket-*``, ``Connection``, ``Upgrade``)
         :raises OperationNotAllowed: if it has its answer
         :raises WebSocketDisconnected: if the client is gone
         """
         self._check_unaccepted()
         answer = self._handshake.answer(subprotocol)
         for name, value in _pairs(headers):
-            if name.lower().startswith(b"sec-websocket-"):
+            lower = name.lower()
+            if lower.startswith(b"sec-websocket-") or lower in _OWN_HEADERS:
                 raise ValueError(f"{name.decode()} is the server's to send")
             answer.append((name, value))
         session = Session(
@@ -194,6 +228,7 @@ class WebSocket:
         self.session = session
         self.subprotocol = subprotocol
         session.begin()
+        self._wake()
 
     async def deny(
         self, status: int = 403, body: str | bytes = b"", headers: HeadersValue | None = None
@@ -219,15 +254,24 @@ class WebSocket:
         await self._answer(status, pairs, body)
 
     async def _answer(self, status: int, headers: list[Header], body: bytes) -> None:
+        self._denied = True  # from now on, for whoever asks while it is sent
         try:
             await self.stream.send_response(status, headers, body)
-        except PeerGone as gone:
-            raise WebSocketDisconnected from gone
-        self.denied()
+        except Exception as error:
+            self._denied = False
+            if isinstance(error, PeerGone):
+                raise WebSocketDisconnected from error
+            raise
+        self._wake()
 
     def denied(self) -> None:
         """For the pipeline: the handshake has been answered with an HTTP response."""
         self._denied = True
+        self._wake()
+
+    def _wake(self) -> None:
+        if self._answered is not None and not self._answered.done():
+            self._answered.set_result(None)
 
     def _check_unaccepted(self) -> None:
         if not self.unaccepted:
@@ -258,10 +302,16 @@ class WebSocket:
 
     async def wait_closed(self) -> None:
         """Wait until the socket is closed, or the client is gone."""
+        if self.unaccepted:
+            if self._answered is None:
+                self._answered = asyncio.get_running_loop().create_future()
+            gone = asyncio.ensure_future(self.stream.disconnected())
+            try:
+                await asyncio.wait((self._answered, gone), return_when=asyncio.FIRST_COMPLETED)
+            finally:
+                gone.cancel()
         if self.session is not None:
             await self.session.wait_closed()
-        elif not self._denied:
-            await self.stream.disconnected()
 
     def _opened(self) -> Session:
         if self.session is None:
@@ -315,6 +365,8 @@ class WebSocket:
     async def ping(self) -> float:
         """
         Send a ping and wait for its answer.
+
+        While messages wait that nobody receives, the answer is not read either.
 
         :return: seconds that it took
         :raises WebSocketDisconnected: if the socket is closed, or the client is lost meanwhile

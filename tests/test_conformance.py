@@ -1,8 +1,8 @@
-"""``make conformance``: what it makes of h2spec's results, and what it says when there are none."""
+"""``make conformance``: its parts, and what h2spec's makes of results and says without them."""
 
 from __future__ import annotations
 
-import importlib.util
+import importlib
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -41,15 +41,10 @@ with open(report, "w") as file:
 """
 
 
-@pytest.fixture(scope="module")
-def run() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("conformance", ROOT / "conformance" / "run.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["conformance"] = module
-    spec.loader.exec_module(module)
-    return module
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    monkeypatch.syspath_prepend(ROOT / "conformance")
+    return importlib.import_module("h2spec")
 
 
 def put_stub(folder: Path, cases: int) -> None:
@@ -127,3 +122,35 @@ def test_the_example_is_run_and_all_cases_are_wanted(
 def test_the_committed_summary_is_of_a_run_without_failures() -> None:
     text = (ROOT / "docs" / "conformance.txt").read_text()
     assert text.splitlines()[-1].split() == ["all", "146", "146", "0", "146", "0"]
+
+
+def test_every_part_is_run_and_none_may_fail(
+    run: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    all_parts = load_run()
+    monkeypatch.syspath_prepend(tmp_path)
+    for name, status in (("part_good", 0), ("part_bad", 1), ("part_last", 0)):
+        (tmp_path / f"{name}.py").write_text(
+            f"def main(arguments):\n    print('{name}', arguments)\n    return {status}\n"
+        )
+    parts = {"good": "part_good", "bad": "part_bad", "last": "part_last"}
+    monkeypatch.setattr(all_parts, "PARTS", parts)
+    assert all_parts.main([]) == 1
+    said = capsys.readouterr()
+    assert said.out.splitlines() == ["part_good []", "part_bad []", "part_last []"]
+    assert only_line(said.err) == "conformance: failed: bad"
+    assert all_parts.main(["good", "--x", "1"]) == 0
+    assert capsys.readouterr().out == "part_good ['--x', '1']\n"
+    assert all_parts.main(["bad"]) == 1
+    assert all_parts.main(["god"]) == 2
+    line = only_line(capsys.readouterr().err)
+    assert line == "conformance: 'god' is none of good, bad, last"
+
+
+def test_there_is_a_module_for_every_part(run: Any) -> None:
+    for module in load_run().PARTS.values():
+        assert callable(importlib.import_module(module).main)
+
+
+def load_run() -> Any:
+    return importlib.import_module("run")

@@ -350,6 +350,13 @@ def test_limits_of_http2_are_explained():
             assert f":confval:`{name}`" in text, name
 
 
+def test_limits_of_websockets_are_explained():
+    text = (DOCS / "websockets.rst").read_text()
+    for name in ServerConfig.field_names():
+        if name.startswith("ws_"):
+            assert f":confval:`{name}`" in text, name
+
+
 def test_figures_are_described():
     """Each SVG is shown by a page, and says what it shows to those who cannot see it."""
     text = "".join((DOCS / page).read_text() for page in PAGES)

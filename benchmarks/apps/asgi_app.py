@@ -45,3 +45,11 @@ async def upload_app(scope, receive, send):
     status = 200 if size == TEN_MIB else 400
     await send({"type": "http.response.start", "status": status, "headers": HEADERS})
     await send({"type": "http.response.body", "body": b"Hello, world!"})
+
+
+async def echo_app(scope, receive, send):
+    """Echo the text messages of a WebSocket."""
+    await receive()
+    await send({"type": "websocket.accept"})
+    while (message := await receive())["type"] == "websocket.receive":
+        await send({"type": "websocket.send", "text": message["text"]})

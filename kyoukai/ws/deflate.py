@@ -27,6 +27,8 @@ __all__ = ("DEFLATE", "Deflate")
 
 #: What a sender leaves out at the end of each message, and the library puts back.
 _EMPTY_BLOCK = b"\x00\x00\xff\xff"
+#: The most last blocks of a frame: each costs a copy of all that follows it.
+_LAST_BLOCKS = 32
 
 
 class Deflate(PerMessageDeflate):
@@ -67,7 +69,11 @@ class Deflate(PerMessageDeflate):
             return decoded
         data = bytes(decoded.data)
         self._remember(data)
+        count = 0
         while decoder.eof:
+            count += 1
+            if count > _LAST_BLOCKS:
+                raise ProtocolError("a frame has too many last blocks")
             rest = decoder.unused_data
             decoder = self._begin(self._window or b"")
             if rest and rest != _EMPTY_BLOCK:  # more blocks; what follows the last is that end

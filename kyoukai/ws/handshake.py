@@ -154,7 +154,9 @@ def origin_allowed(head: RequestHead, origins: Sequence[str]) -> bool:
     port = _DEFAULT_PORTS.get(scheme)
     if port is None:  # "null", or what is no page of a server's
         return False
-    # Whichever of the two schemes: a proxy may have ended the TLS.
+    if scheme == "http" and head.scheme == "https":
+        return False  # whoever is on the network may have written that page
+    # The other way round, a proxy may have ended the TLS.
     own = head.authority.removesuffix(_DEFAULT_PORTS.get(head.scheme, ""))
     return host.removesuffix(port) in (own, head.authority.removesuffix(port))
 

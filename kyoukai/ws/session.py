@@ -15,6 +15,7 @@ import asyncio
 import struct
 import sys
 from collections import deque
+from contextvars import Context
 from functools import partial
 from typing import TYPE_CHECKING, Protocol
 
@@ -137,8 +138,10 @@ class Session:
 
     def begin(self) -> None:
         """The handshake has been accepted."""
-        if self.config.ws_ping_interval and self.is_open:
-            self._timer = self._loop.call_later(self.config.ws_ping_interval, self._beat)
+        interval = self.config.ws_ping_interval
+        if interval and self.is_open:
+            # The loop keeps cancelled timers for a while: not with all that the handler's has.
+            self._timer = self._loop.call_later(interval, self._beat, context=Context())
 
     # -- Receiving -----------------------------------------------------------------------------
 
@@ -179,13 +182,12 @@ class Session:
 
     def disconnected(self) -> WebSocketDisconnected:
         """Return the error that says how the socket was closed."""
-        return WebSocketDisconnected(
-            ABNORMAL if self.close_code is None else self.close_code, self.close_reason or ""
-        )
+        return WebSocketDisconnected(self.close_code or ABNORMAL, self.close_reason or "")
 
     def _read_on(self) -> None:
         """There is room for messages again."""
         self.full = False
+        self._heard = True  # its deadline has rested
         self._read()
         if not self.full:
             self.stream.taken()
@@ -211,10 +213,9 @@ class Session:
                 size -= sum(map(len, messages))
             if room > 0 and size > 0:
                 count = reader.read(messages, room, size)
-                if count:
-                    self._free += count
-                    if self._receiver is not None and not self._receiver.done():
-                        self._receiver.set_result(None)
+                self._free += count
+                if count and self._receiver is not None and not self._receiver.done():
+                    self._receiver.set_result(None)
                 self.full = count == room or sum(map(len, messages)) >= self._max_bytes
             else:
                 self.full = True
@@ -254,7 +255,7 @@ class Session:
             waiting = self._pings.pop(bytes(frame.data), None)
             if waiting is not None and not waiting.done():
                 waiting.set_result(True)
-        if self._free > 0:
+        if self._free > 0 and not self._is_full():  # pongs that it does not take would pile up
             self._free = min(self._free, _FREE_AT_MOST) - 1
             return True
         if self._bucket is None:
@@ -354,7 +355,7 @@ class Session:
                 self._heard = False
                 self._send_ping(b"")
                 wait = min(interval, timeout or interval)
-        self._timer = self._loop.call_later(wait, self._beat)
+        self._timer = self._loop.call_later(wait, self._beat, context=Context())
 
     def _time_out(self) -> None:
         """The client does not answer: it is lost, and told so if it can hear."""
@@ -419,7 +420,8 @@ class Session:
 
     def _await_end(self) -> None:
         if self._close_timer is None and not self.is_over:
-            self._close_timer = self._loop.call_later(self.config.ws_close_timeout, self._cut)
+            wait = self.config.ws_close_timeout
+            self._close_timer = self._loop.call_later(wait, self._cut, context=Context())
 
     def _cut(self) -> None:
         """The client has had its time: end the tunnel without it."""

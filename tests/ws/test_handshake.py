@@ -401,6 +401,13 @@ def test_other_hosts(authority: str, origin: str, scheme: str) -> None:
     assert not origin_allowed(head(authority, origin, scheme=scheme), ())
 
 
+def test_an_origin_without_tls_for_a_server_with_it() -> None:
+    for origin, expected in ("http://example.com", False), ("https://example.com", True):
+        for authority in "example.com", "example.com:443":
+            request = head(authority, origin, scheme="https")
+            assert origin_allowed(request, ()) is expected
+
+
 def test_two_origins() -> None:
     for origins in ((), ("*",), ("http://a",)):
         assert not origin_allowed(head("a", "http://a", "http://a"), origins)

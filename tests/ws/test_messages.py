@@ -304,6 +304,16 @@ def test_limits_of_a_read() -> None:
     assert len(messages) == 10
 
 
+@pytest.mark.parametrize("end", [close_frame(), frame(3)])
+def test_after_the_end_nothing_is_kept(end: bytes) -> None:
+    reader = MessageReader(LARGE, 8, [])
+    for _ in range(3):
+        reader.feed(end + text("dropped") + b"\x81")
+        assert reader.read(deque(), ALL, ALL) == 0
+        assert not reader.waiting
+        assert len(reader._data) == 0
+
+
 # -- What it costs -----------------------------------------------------------------------------
 
 SHAPES: dict[str, Callable[[int], bytes]] = {

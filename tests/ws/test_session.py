@@ -111,6 +111,7 @@ async def test_a_cancelled_receive_loses_nothing(wire: Any, max_queue: int) -> N
             await asyncio.wait((receiving,))
             if message == "before":
                 line.send(text(message))
+                assert len(session.messages) <= max_queue
             assert await session.receive() == message
 
 
@@ -383,6 +384,38 @@ async def test_a_flood_of_control(wire: Any, opcode: int) -> None:
         assert (session.close_code, session.messages) == (1008, type(session.messages)())
         assert len([1 for each, _ in line.frames if each == PONG]) < 300
         assert line.ended
+
+
+@pytest.mark.parametrize("max_queue", [0, 1, 4])
+@both
+async def test_messages_among_much_control(wire: Any, max_queue: int) -> None:
+    async with opened(wire, max_queue=max_queue, ws_ping_burst=10_000) as (session, line):
+        data = b"".join(frame(PING) * 300 + text(f"{number}") for number in range(6))
+        line.send(data + frame(PING) * 300)
+        for number in range(6):
+            assert await session.receive() == f"{number}"
+        receiving = asyncio.ensure_future(session.receive())
+        await turns()
+        assert line.take() == [(PONG, b"")] * 2100
+        session.close(1000)
+        line.send(frame(PING) * 300 + close_frame())
+        await asyncio.wait((receiving,))
+        assert isinstance(receiving.exception(), WebSocketDisconnected)
+        await turns()
+        assert session.is_over
+
+
+@both
+async def test_what_messages_pay_for_is_not_saved_for_ever(wire: Any) -> None:
+    async with opened(wire, max_queue=4000, ws_ping_burst=1, ws_ping_rate=0) as (session, line):
+        line.send(text("") * 3000)
+        await turns()
+        line.send(frame(PONG) * 1001)
+        await turns()
+        assert session.is_open
+        line.send(frame(PONG))
+        await turns()
+        assert session.close_code == 1008
 
 
 @both

@@ -26,6 +26,8 @@ from backends.wires import (
     received,
     text,
 )
+from websockets.extensions.permessage_deflate import PerMessageDeflate
+from websockets.protocol import Protocol, Side, State
 
 from kyoukai.exceptions import WebSocketDisconnected
 from kyoukai.stream import StreamState
@@ -317,6 +319,32 @@ async def test_lost_in_every_state(wire: Any, wait: Wait, way: str) -> None:
         assert session._timer is None
         if session.is_over:
             assert session._close_timer is None
+
+
+@pytest.mark.parametrize("count", [3, 400])
+@both
+async def test_what_a_lost_client_leaves_is_bounded(wire: Any, count: int) -> None:
+    """Compressed, what has come may be a thousand times as much as its bytes."""
+    size = 100_000
+
+    def extensions() -> list[PerMessageDeflate]:
+        return [PerMessageDeflate(False, False, 12, 12, {})]
+
+    client = Protocol(Side.CLIENT, state=State.OPEN)
+    client.extensions = list(extensions())
+    for _ in range(count):
+        client.send_binary(bytes(size))
+    data = b"".join(client.data_to_send())
+    settings = {"max_queue": 1, "extensions": extensions, "ws_max_message_size": size}
+    async with opened(wire, **settings) as (session, line):
+        line.send(data)
+        line.end()
+        await turns()
+        assert session.is_over
+        assert session.close_code == 1006
+        found = await received(session)
+        assert len(found) == (3 if count == 3 else 4)
+        assert set(found) == {bytes(size)}
 
 
 # -- Nothing is left ---------------------------------------------------------------------------

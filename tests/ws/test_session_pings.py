@@ -82,6 +82,20 @@ async def test_a_client_is_not_blamed_while_reading_has_stopped(wire: Any) -> No
 
 
 @both
+async def test_the_deadline_does_not_pass_the_moment_reading_goes_on(wire: Any) -> None:
+    settings = {"ws_ping_interval": 20, "ws_ping_timeout": 10}
+    async with opened(wire, max_queue=1, **settings) as (session, line):
+        clock = Clock()
+        line.send(text("1"))
+        await clock.advance(29.9, step=0.1)
+        assert await session.receive() == "1"
+        await clock.advance(5, step=0.1)  # its pong may be on its way
+        assert session.is_open
+        await clock.advance(20, step=0.1)
+        assert session.close_code == 1006
+
+
+@both
 async def test_a_client_that_neither_speaks_nor_listens(wire: Any) -> None:
     settings = {"ws_ping_interval": 20, "ws_ping_timeout": 10, "ws_write_limit": 4096}
     async with opened(wire, **settings) as (session, line):

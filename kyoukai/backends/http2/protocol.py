@@ -190,6 +190,8 @@ class H2KyoukaiProtocol(H2Lifetime):
         if stream is not None and stream.receiving is OPEN:
             try:
                 self._check_size(fields, 0)
+                if stream.head.protocol is not None:  # RFC 9113 section 8.5
+                    raise ProtocolError(400, "A tunnel has no trailers.")
                 if not ends:
                     raise ProtocolError(400, "The trailers do not end the stream.")
                 self._received = check_trailer_fields(fields)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from kyoukai.backends.http2.sending import H2Sender
 from kyoukai.backends.http2.wire import DATA, END_STREAM, frame_head
-from kyoukai.stream import CLOSED, StreamState
+from kyoukai.stream import OPEN, StreamState
 
 if TYPE_CHECKING:
     import asyncio
@@ -62,7 +62,10 @@ class H2Tunnels(H2Sender):
         state: H2State = stream  # type: ignore[assignment]
         state.outgoing.append(data)
         state.outgoing_size += len(data)
-        self._schedule(state)
+        if state.outgoing_size >= self.config.ws_write_limit and state.turn is None:
+            self._send_outgoing(state)  # more of it would only look as if the client were slow
+        else:
+            self._schedule(state)
 
     def _schedule(self, state: H2State) -> None:
         if state.due or state.turn is not None:
@@ -78,12 +81,15 @@ class H2Tunnels(H2Sender):
             state.due = False
             full = state.outgoing_size >= self.config.ws_write_limit
             self._send_outgoing(state)
-            if full and state.tunnel is not None and not self.tunnel_full(state):
-                state.tunnel.writable()  # whoever waits has no turn to wake it
+            if full:  # whoever waits has no turn to wake it
+                self._tell_writable(state)
 
     def _send_outgoing(self, state: H2State) -> None:
         """Send what a tunnel has; what cannot be sent waits for its turn."""
-        if state.stream_id not in self.streams:
+        if state.turn is not None:
+            return
+        if state.sending is not OPEN:
+            state.outgoing.clear()
             return
         if state.outgoing:
             outgoing = state.outgoing
@@ -111,8 +117,12 @@ class H2Tunnels(H2Sender):
         state.turn = None
         self._scheduler.discard(state)
         self._send_outgoing(state)
-        if state.tunnel is not None and not self.tunnel_full(state):
-            state.tunnel.writable()
+        self._tell_writable(state)
+
+    def _tell_writable(self, state: H2State) -> None:
+        tunnel = state.tunnel
+        if tunnel is not None and state.sending is OPEN and not self.tunnel_full(state):
+            tunnel.writable()
 
     def tunnel_waiting(self, stream: StreamState) -> int:
         """Return how many bytes wait for windows and for the transport."""
@@ -127,13 +137,13 @@ class H2Tunnels(H2Sender):
         """The transport's buffer has drained."""
         super().resume_writing()
         for stream in tuple(self.streams.values()):
-            if stream.tunnel is not None and not self.tunnel_full(stream):
-                stream.tunnel.writable()
+            if stream.tunnel is not None:
+                self._tell_writable(stream)
 
     def tunnel_end(self, stream: StreamState, complete: bool) -> None:
         """Send END_STREAM after all the rest."""
         state: H2State = stream  # type: ignore[assignment]
-        if state.sending is not CLOSED and state.stream_id in self.streams:
+        if state.sending is OPEN:
             state.end_due = True
             self._schedule(state)
 
