@@ -367,7 +367,7 @@ def _check_ranges(config: ServerConfig) -> None:
                 f"trusted_proxies: {proxy!r} is no address, no network, and neither 'unix' nor '*'"
             ) from None
     for origin in config.ws_origins:
-        if origin != "*" and not _ORIGIN.fullmatch(origin):
+        if origin not in ("*", "null") and not _ORIGIN.fullmatch(origin):
             raise ConfigurationError(
                 f"ws_origins: {origin!r} is no origin such as 'https://example.com', and not '*'"
             )

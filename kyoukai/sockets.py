@@ -8,6 +8,7 @@ it, a close code.
 
 from __future__ import annotations
 
+import asyncio
 from typing import TYPE_CHECKING
 
 from werkzeug.exceptions import HTTPException
@@ -94,7 +95,7 @@ class SocketPipeline(PipelineSteps):
             current = ws.request.context  # a hook may have put another in place
             ctx = current if isinstance(current, HTTPRequestContext) else ctx
             ctx.exception = error
-            if isinstance(error, THROUGH):
+            if isinstance(error, THROUGH) and not (ws.ready and _is_anothers(error)):
                 raise
             try:
                 await self._close_after(ctx, ws, error)
@@ -189,6 +190,12 @@ class SocketPipeline(PipelineSteps):
             response.status_code = otherwise
         await self.send_on(response, ws.stream, ws.request)
         ws.denied()
+
+
+def _is_anothers(error: BaseException) -> bool:
+    """Whether it is the cancellation of a task that the handler has awaited: just an error."""
+    task = asyncio.current_task()
+    return isinstance(error, asyncio.CancelledError) and not (task and task.cancelling())
 
 
 def _socket_context_class(

@@ -32,7 +32,7 @@ from kyoukai.media import (
     websocket_handlers,
     write_message,
 )
-from kyoukai.ws.codes import FAILED, NORMAL, check_close
+from kyoukai.ws.codes import FAILED, NORMAL, check_close, shorten
 from kyoukai.ws.messages import BINARY, TEXT
 from kyoukai.ws.session import Session
 
@@ -290,7 +290,7 @@ class WebSocket:
         :raises ValueError: if code or reason may not be sent
         """
         if reason is None:
-            reason = self._options.default_close_reasons.get(code, "")
+            reason = shorten(self._options.default_close_reasons.get(code, ""))
         check_close(code, reason)
         if self.session is not None:
             self.session.close(code, reason)
@@ -388,7 +388,7 @@ class WebSocket:
         """
         session = self.session or self._opened()
         messages = session.messages
-        if not messages:
+        if not messages or session.busy:
             return await session.receive()
         message = messages.popleft()
         if session.full and not messages:

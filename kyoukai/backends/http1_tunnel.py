@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from kyoukai.backends.base import NEVER
-from kyoukai.backends.http1 import SLICE, H1State
+from kyoukai.backends.http1 import H1State
 from kyoukai.backends.http1_body import HEAD, HELD, TUNNEL, BodyReceiver
 from kyoukai.stream import CLOSED, OPEN, StreamState
 
@@ -70,7 +70,7 @@ class Http1Tunnel(BodyReceiver):
         self._read_deadline = NEVER
         self._out = []
         self._parser = None  # it would only take room
-        self.write_limit = min(self.write_limit, self.config.ws_write_limit)
+        self.write_limit = self.config.ws_write_limit // (1 if self.tls is None else 4)
         self.transport.set_write_buffer_limits(high=self.write_limit)
         if self._buffer:
             data = bytes(self._buffer)
@@ -115,7 +115,7 @@ class Http1Tunnel(BodyReceiver):
         out.append(data)
         self._out_size += len(data)
         stream.bytes_sent += len(data)
-        if self._out_size >= SLICE:
+        if self._out_size >= self.write_limit:
             self._flush_out()
         elif not self._flush_due:
             self._flush_due = True

@@ -16,6 +16,7 @@ __all__ = (
     "PROTOCOL_ERROR",
     "TRY_AGAIN_LATER",
     "check_close",
+    "shorten",
 )
 
 NORMAL: Final = 1000
@@ -46,3 +47,8 @@ def check_close(code: int, reason: str) -> None:
         )
     if len(reason.encode()) > _REASON_SIZE:
         raise ValueError(f"the reason of a close has at most {_REASON_SIZE} bytes")
+
+
+def shorten(reason: str) -> str:
+    """Return as much of a reason as a Close frame can carry."""
+    return reason.encode()[:_REASON_SIZE].decode(errors="ignore")

@@ -149,7 +149,7 @@ def origin_allowed(head: RequestHead, origins: Sequence[str]) -> bool:
     if len(given) > 1:
         return False
     if origins:
-        return "*" in origins or given[0] in [origin.lower().rstrip("/") for origin in origins]
+        return "*" in origins or given[0] in [origin.lower() for origin in origins]
     scheme, _, host = given[0].partition("://")
     port = _DEFAULT_PORTS.get(scheme)
     if port is None:  # "null", or what is no page of a server's

@@ -98,11 +98,6 @@ class MessageReader:
         self._decoder: codecs.IncrementalDecoder | None = None
 
     @property
-    def is_open(self) -> bool:
-        """Whether neither side has said that it closes."""
-        return self.protocol.state is State.OPEN
-
-    @property
     def waiting(self) -> bool:
         """Whether something has come that may be read."""
         return len(self._data) - self._position >= self._needed

@@ -12,18 +12,15 @@ frames that the client does not take make whoever sends wait.
 from __future__ import annotations
 
 import asyncio
-import struct
 import sys
 from collections import deque
 from contextvars import Context
 from functools import partial
 from typing import TYPE_CHECKING, Protocol
 
-from websockets.frames import Frame, Opcode
-
-from kyoukai.bucket import Bucket
 from kyoukai.exceptions import OperationNotAllowed, WebSocketDisconnected
 from kyoukai.ws.codes import ABNORMAL, FAILED, GOING_AWAY, POLICY, check_close
+from kyoukai.ws.keepalive import Keepalive
 from kyoukai.ws.messages import MOST_CONTROL, MessageReader, frame_of
 
 if TYPE_CHECKING:
@@ -34,12 +31,12 @@ if TYPE_CHECKING:
 
 __all__ = ("Listener", "Session")
 
-#: Pings and pongs that a client may save up by sending messages.
-_FREE_AT_MOST = 1000
 #: How often the largest message a client may leave that is gone; compressed, it may be much more.
 _REST = 4
-#: Seconds by which the clock of a loop may be behind.
-_TICK = 0.001
+
+
+#: How often the queue is filled from what has come before others get their turn.
+_ROUNDS = 64
 
 
 class Listener(Protocol):
@@ -64,30 +61,27 @@ class Session:
     """
 
     __slots__ = (
-        "_bucket",
         "_close_timer",
         "_closed",
         "_compresses",
-        "_free",
-        "_heard",
         "_is_full",
         "_loop",
         "_max_bytes",
         "_max_queue",
         "_over",
-        "_pinged",
-        "_pings",
         "_reader",
         "_receiver",
-        "_timer",
+        "_rounds",
         "_write",
         "_writers",
+        "busy",
         "close_code",
         "close_reason",
         "config",
         "full",
         "is_open",
         "is_over",
+        "keepalive",
         "listeners",
         "messages",
         "stream",
@@ -106,6 +100,9 @@ class Session:
         self.messages: deque[str | bytes] = deque()
         #: Whether reading has stopped, see ``kyoukai.stream.Tunnel``.
         self.full = max_queue == 0
+        #: Whether so many messages came at once that the loop should have a turn in between.
+        self.busy = False
+        self._rounds = 0
         #: Whether messages can be sent, and may still come.
         self.is_open = True
         #: Whether the tunnel has ended.
@@ -126,22 +123,13 @@ class Session:
         self._over: asyncio.Future[None] | None = None
         #: Who wants to hear when there is room to write, and when the socket is not open any more.
         self.listeners: list[Listener] = []
-        # Pings that somebody waits for, by their payload; the time of the last one; whether
-        # anything has come since; what the client may send of them.
-        self._pings: dict[bytes, asyncio.Future[bool]] = {}
-        self._pinged = 0.0
-        self._heard = True
-        self._free = 0
-        self._bucket: Bucket | None = None
-        self._timer: asyncio.TimerHandle | None = None
+        self.keepalive = Keepalive(self, config)
         self._close_timer: asyncio.TimerHandle | None = None
 
     def begin(self) -> None:
         """The handshake has been accepted."""
-        interval = self.config.ws_ping_interval
-        if interval and self.is_open:
-            # The loop keeps cancelled timers for a while: not with all that the handler's has.
-            self._timer = self._loop.call_later(interval, self._beat, context=Context())
+        if self.is_open:
+            self.keepalive.begin()
 
     # -- Receiving -----------------------------------------------------------------------------
 
@@ -152,6 +140,9 @@ class Session:
         :raises WebSocketDisconnected: if there will be none
         :raises OperationNotAllowed: if another task waits for it
         """
+        if self.busy:  # others have waited long enough
+            self.busy = False
+            await asyncio.sleep(0)
         messages = self.messages
         if not messages:
             await self._await_message()
@@ -163,6 +154,8 @@ class Session:
     def make_room(self) -> None:
         """All messages that waited have been received: read on, if reading has stopped."""
         if self._max_queue:
+            self._rounds += 1
+            self.busy = self._rounds % _ROUNDS == 0
             self._read_on()
 
     async def _await_message(self) -> None:
@@ -187,7 +180,7 @@ class Session:
     def _read_on(self) -> None:
         """There is room for messages again."""
         self.full = False
-        self._heard = True  # its deadline has rested
+        self.keepalive.heard = True  # its deadline has rested
         self._read()
         if not self.full:
             self.stream.taken()
@@ -213,7 +206,7 @@ class Session:
                 size -= sum(map(len, messages))
             if room > 0 and size > 0:
                 count = reader.read(messages, room, size)
-                self._free += count
+                self.keepalive.earn(count)
                 if count and self._receiver is not None and not self._receiver.done():
                     self._receiver.set_result(None)
                 self.full = count == room or sum(map(len, messages)) >= self._max_bytes
@@ -230,7 +223,7 @@ class Session:
         reader = self._reader
         control, reader.control = reader.control, []
         for frame in control:
-            if not self._affords(frame):
+            if not self.keepalive.affords(frame):
                 reader.fail(POLICY, "too many pings and pongs")
                 break
         output, ends = reader.output()
@@ -248,19 +241,6 @@ class Session:
             else:
                 self._leave(ABNORMAL, "")
         self._end()
-
-    def _affords(self, frame: Frame) -> bool:
-        """Count a ping or a pong; False if there were too many."""
-        if frame.opcode is Opcode.PONG:
-            waiting = self._pings.pop(bytes(frame.data), None)
-            if waiting is not None and not waiting.done():
-                waiting.set_result(True)
-        if self._free > 0 and not self._is_full():  # pongs that it does not take would pile up
-            self._free = min(self._free, _FREE_AT_MOST) - 1
-            return True
-        if self._bucket is None:
-            self._bucket = Bucket(self.config.ws_ping_burst, self.config.ws_ping_rate)
-        return self._bucket.take(self._loop.time())
 
     # -- Sending -------------------------------------------------------------------------------
 
@@ -318,46 +298,17 @@ class Session:
         """
         if not self.is_open:
             raise self.disconnected()
-        now = self._loop.time()
-        payload = struct.pack("!d", now)
-        while payload in self._pings:  # two in one tick of the clock
-            now += 1e-6
-            payload = struct.pack("!d", now)
-        self._pings[payload] = answer = self._loop.create_future()
-        self._send_ping(payload)
-        try:
-            answered = await answer
-        finally:
-            self._pings.pop(payload, None)
-        if not answered:
+        seconds = await self.keepalive.ping()
+        if seconds is None:
             raise self.disconnected()
-        return self._loop.time() - now
+        return seconds
 
-    def _send_ping(self, payload: bytes) -> None:
-        self._free += 1
+    def send_ping(self, payload: bytes) -> None:
+        """For ``Keepalive``: send a ping."""
         self._reader.protocol.send_ping(payload)
         self._write(self._reader.output()[0])
 
-    def _beat(self) -> None:
-        """Send a ping, or look whether the last one was answered in time."""
-        self._timer = None
-        interval, timeout = self.config.ws_ping_interval, self.config.ws_ping_timeout
-        now = self._loop.time()
-        if self._pinged and timeout and not (self._heard or self.full):
-            wait = self._pinged + timeout - now
-            if wait <= _TICK:
-                self._time_out()
-                return
-        else:
-            wait = self._pinged + interval - now
-            if not self._pinged or wait <= _TICK:
-                self._pinged = now
-                self._heard = False
-                self._send_ping(b"")
-                wait = min(interval, timeout or interval)
-        self._timer = self._loop.call_later(wait, self._beat, context=Context())
-
-    def _time_out(self) -> None:
+    def not_answering(self) -> None:
         """The client does not answer: it is lost, and told so if it can hear."""
         clogged = self.buffered
         self._reader.fail(FAILED, "no answer to a ping")
@@ -396,14 +347,9 @@ class Session:
         self.is_open = False
         self.close_code = int(code)
         self.close_reason = reason
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
+        self.keepalive.end()
         if self._receiver is not None and not self._receiver.done():
             self._receiver.set_result(None)
-        for answer in self._pings.values():
-            if not answer.done():
-                answer.set_result(False)
         self.writable()
         for listener in tuple(self.listeners):
             listener.socket_closed(self)
@@ -425,7 +371,6 @@ class Session:
 
     def _cut(self) -> None:
         """The client has had its time: end the tunnel without it."""
-        self._close_timer = None
         self.stream.reset("cancelled")
         self.ended()
 
@@ -449,7 +394,7 @@ class Session:
         """Some bytes from the client."""
         if self.is_over:
             return
-        self._heard = True
+        self.keepalive.heard = True
         self._reader.feed(data)
         if not self.full:
             self._read()
@@ -477,7 +422,8 @@ class Session:
             self._leave(ABNORMAL, "")
 
     def writable(self) -> None:
-        """There is room for more."""
+        """There is room for more: the client is there, and has taken something."""
+        self.keepalive.heard = True
         writers, self._writers = self._writers, []
         for writer in writers:
             if not writer.done():
@@ -489,6 +435,7 @@ class Session:
     def ended(self) -> None:
         """The tunnel has ended."""
         self.is_over = True
+        self.keepalive.release()
         if self._close_timer is not None:
             self._close_timer.cancel()
             self._close_timer = None

@@ -486,3 +486,11 @@ async def test_such_a_tunnel_is_lost_or_left(
             assert held.line.cut
             assert "did not end its answer" in caplog.text
             caplog.clear()
+
+
+@both
+async def test_no_rate_is_asked_of_it(wire: Any) -> None:
+    async with tunnel(wire, raw=True, min_body_rate=10**6, min_body_grace=1) as held:
+        await Clock().advance(20, step=0.5)
+        held.line.send(b"late")
+        assert await held.stream.receive() == b"late"

@@ -188,8 +188,8 @@ async def test_random_conversations(wire: Any, batch: int, max_queue: int) -> No
             payloads = [payload for opcode, payload in line.frames if opcode == BINARY]
             assert payloads == both_ends.sent[: len(payloads)], seed
             assert booth.left == [session.stream] == server.logged, seed
-            assert not session._pings
-            assert session._timer is None
+            assert not session.keepalive._waiting
+            assert session.keepalive._timer is None
             assert session._close_timer is None
             if wire is Http2Line and not line.transport.closed:
                 assert line.protocol.streams == {}

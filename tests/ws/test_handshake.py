@@ -418,7 +418,7 @@ def test_two_origins() -> None:
     ("allowed", "origin", "expected"),
     [
         (("https://example.com",), "https://example.com", True),
-        (("HTTPS://Example.com/",), "https://EXAMPLE.com", True),
+        (("HTTPS://Example.com",), "https://EXAMPLE.com", True),
         (("https://example.com",), "http://example.com", False),
         (("https://example.com",), "https://example.com:8443", False),
         (("https://example.com",), "https://example.com.evil", False),

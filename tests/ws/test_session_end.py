@@ -86,6 +86,8 @@ async def test_the_client_closes(wire: Any, sent: bytes, code: int, reason: str)
         assert line.close == (code, reason)
         assert line.ended
         assert session.is_over
+        if wire is Http1Line:  # nothing more will come
+            assert line.transport.closed
         assert await received(session) == ["last"]
         assert (session.close_code, session.close_reason) == (code, reason)
         session.close(1000)
@@ -316,7 +318,7 @@ async def test_lost_in_every_state(wire: Any, wait: Wait, way: str) -> None:
         assert session.close_code == (1000 if wait is STATES["closing"] else 1006)
         with pytest.raises(WebSocketDisconnected):
             session.put(TEXT, b"")
-        assert session._timer is None
+        assert session.keepalive._timer is None
         if session.is_over:
             assert session._close_timer is None
 
