@@ -247,7 +247,26 @@ def run_tool(tool: Path, port: int, cases: Sequence[str], folder: Path) -> Resul
     if not index.exists():
         lines = (ran.stdout + ran.stderr).strip().splitlines() or ["it says nothing"]
         raise Failure(f"Autobahn's test suite made no report: {lines[-1].strip()}")
-    return read_report(index.read_text(encoding="utf-8"))
+    results = read_report(index.read_text(encoding="utf-8"))
+    for case, behavior in results.items():
+        if behavior not in BEHAVIORS:
+            print(f"Autobahn, {case}: {explanation(reports, case)}", file=sys.stderr)
+    return results
+
+
+def explanation(reports: Path, case: str) -> str:
+    """
+    Return what the suite says of a case.
+
+    :param reports: the folder of its reports
+    :param case: the case's number
+    """
+    for path in reports.glob(f"*_case_{case.replace('.', '_')}.json"):
+        said = json.loads(path.read_text(encoding="utf-8", errors="replace"))
+        parts = [said["result"], said["resultClose"], said["wasNotCleanReason"]]
+        parts.append(f"close code {said['remoteCloseCode']}, after {said['duration']} ms")
+        return " ".join(part for part in parts if part)
+    return "there is no report"
 
 
 def read_report(text: str) -> Results:
