@@ -470,7 +470,7 @@ def test_json_by_another_library() -> None:
     body = MediaHandlers({"application/json": JSONHandler(dumps=dumps)})
     assert body.write({"b": "é", "a": 2}, "application/json") == b'{"a": 2, "b": "\\u00e9"}'
     with pytest.raises(JSONMediaError) as caught:
-        read_message({TEXT: text}, "[1,\n]")
+        read_message({TEXT: text}, "[1,\nx]")
     assert (caught.value.pos, caught.value.lineno) == (4, 2)
     assert caught.value.msg == "Expecting value"
 
