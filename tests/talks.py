@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -20,6 +21,26 @@ if TYPE_CHECKING:
 
 #: For tests that hold on both protocols; they take ``http2``.
 both = pytest.mark.parametrize("http2", [False, True], ids=["http1", "http2"])
+
+
+def app_with(handler: Callable[..., Any], **options: Any) -> Kyoukai:
+    app = Kyoukai("test", **options)
+    app.websocket("/")(handler)
+    return app
+
+
+def lines_of(caplog: pytest.LogCaptureFixture, level: int = logging.WARNING) -> list[str]:
+    """Return what was logged at that level or above, but for asyncio's own complaints."""
+    return [
+        record.getMessage()
+        for record in caplog.records
+        if record.levelno >= level and record.name.startswith("kyoukai")
+    ]
+
+
+async def greet(ctx: Any, ws: WebSocket, name: str = "nobody") -> None:
+    await ws.accept()
+    await ws.send_text(f"hello {name}")
 
 
 async def turns(count: int = 50) -> None:

@@ -7,7 +7,7 @@ import logging
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from talks import Outcome, ask, both, converse, run, turns
+from talks import Outcome, app_with, ask, both, converse, lines_of, run, turns
 from werkzeug.exceptions import Conflict, Forbidden, HTTPException, NotFound, abort
 from werkzeug.wrappers import Response as WerkzeugResponse
 
@@ -15,26 +15,9 @@ from kyoukai import Kyoukai, WebSocketDisconnected
 from kyoukai.testing import Client
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from kyoukai import WebSocket, WebSocketContext
 
 Ctx = Any
-
-
-def app_with(handler: Callable[..., Any], **options: Any) -> Kyoukai:
-    app = Kyoukai("test", **options)
-    app.websocket("/")(handler)
-    return app
-
-
-def lines_of(caplog: pytest.LogCaptureFixture, level: int = logging.WARNING) -> list[str]:
-    """Return what was logged at that level or above, but for asyncio's own complaints."""
-    return [
-        record.getMessage()
-        for record in caplog.records
-        if record.levelno >= level and record.name.startswith("kyoukai")
-    ]
 
 
 # -- How a handler ends ------------------------------------------------------------------------

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from asphalt.core import Component, Context, inject, resource
 from asphalt.core.context import current_context
-from talks import ask, both, converse, run, turns
+from talks import ask, both, converse, greet, run, turns
 from werkzeug.exceptions import BadRequest
 
 from kyoukai import (
@@ -23,11 +23,6 @@ from kyoukai.routegroup import before_request, websocket
 from kyoukai.testing import Client
 
 Ctx = Any
-
-
-async def greet(ctx: Ctx, ws: WebSocket, name: str = "nobody") -> None:
-    await ws.accept()
-    await ws.send_text(f"hello {name}")
 
 
 # -- Hooks -------------------------------------------------------------------------------------

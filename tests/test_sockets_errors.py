@@ -2,37 +2,19 @@
 
 from __future__ import annotations
 
-import logging
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from talks import Outcome, ask, both
+from talks import Outcome, app_with, ask, both, lines_of
 from werkzeug.exceptions import Conflict, NotFound
 
 from kyoukai import Blueprint, Kyoukai, MediaError
 from kyoukai.testing import Client
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from kyoukai import WebSocket, WebSocketContext
 
 Ctx = Any
-
-
-def app_with(handler: Callable[..., Any], **options: Any) -> Kyoukai:
-    app = Kyoukai("test", **options)
-    app.websocket("/")(handler)
-    return app
-
-
-def lines_of(caplog: pytest.LogCaptureFixture, level: int = logging.WARNING) -> list[str]:
-    """Return what was logged at that level or above, but for asyncio's own complaints."""
-    return [
-        record.getMessage()
-        for record in caplog.records
-        if record.levelno >= level and record.name.startswith("kyoukai")
-    ]
 
 
 # -- Error handlers ----------------------------------------------------------------------------

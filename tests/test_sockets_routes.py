@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from talks import ask, both, converse
+from talks import ask, both, converse, greet
 
 from kyoukai import (
     Blueprint,
@@ -20,11 +20,6 @@ from kyoukai.routegroup import websocket
 from kyoukai.testing import Client
 
 Ctx = Any
-
-
-async def greet(ctx: Ctx, ws: WebSocket, name: str = "nobody") -> None:
-    await ws.accept()
-    await ws.send_text(f"hello {name}")
 
 
 # -- Routes ------------------------------------------------------------------------------------
