@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from talks import ask, both, ends, run, turns
@@ -236,3 +236,30 @@ async def test_a_flood_of_messages_lets_others_have_their_turn(http2: bool) -> N
         assert received == 5000
         assert turns_of_others - before >= 10
         task.cancel()
+
+
+@both
+async def test_who_waits_for_the_transport_goes_on_when_it_has_drained(http2: bool) -> None:
+    settings = {"write_buffer_size": 4096, "ws_write_limit": 4096}
+    async with ends(http2, settings=settings) as both_ends:
+        transport: Any = both_ends.server.stream.protocol.transport  # type: ignore[attr-defined]
+        transport.hold()
+        sent = 0
+
+        async def send() -> None:
+            nonlocal sent
+            for _ in range(8):
+                await both_ends.server.send_data(bytes(3000))
+                sent += 1
+
+        sending = asyncio.create_task(send())
+        await turns()
+        assert sent < 8
+        while not sending.done():
+            before = sent
+            transport.release()
+            transport.hold()
+            await turns()
+            assert sent > before or sending.done()
+        await sending
+        both_ends.client.abort()
