@@ -244,6 +244,21 @@ class ServerConfig:
     handler_threads: int = 16
     """Threads that run synchronous handlers, and the synchronous iterators that they return."""
 
+    lifespan: str = "auto"
+    """
+    Whether ASGI applications get lifespan events: ``on``, ``off``, or ``auto``, which is on for
+    those that know them.
+    """
+
+    lifespan_timeout: float = 60.0
+    """Seconds that an ASGI application's startup may take, and its shutdown. 0: no limit."""
+
+    wsgi_threads: int = 16
+    """Threads that run the WSGI applications of a process, all of them together."""
+
+    wsgi_queue: int = 1024
+    """Requests that may wait for one of these threads. Beyond: 503 with Retry-After."""
+
     access_log: bool = True
     """Whether each answer gets a line in the ``kyoukai.access`` log."""
 
@@ -321,6 +336,7 @@ _MINIMUM: dict[str, float] = {
     "read_buffer_size": 1024,
     "write_buffer_size": 1024,
     "handler_threads": 1,
+    "wsgi_threads": 1,
     "max_form_parts": 1,
     "ws_max_message_size": 1,
     "ws_max_fragments": 1,
@@ -373,6 +389,8 @@ def _check_ranges(config: ServerConfig) -> None:
             )
     if config.root_path and (not config.root_path.startswith("/") or config.root_path[-1] == "/"):
         raise ConfigurationError("root_path must start with '/' and must not end with it")
+    if config.lifespan not in ("auto", "on", "off"):
+        raise ConfigurationError(f"lifespan must be auto, on or off, not {config.lifespan!r}")
     header = config.server_header
     if header is not None and (not header.isascii() or not header.isprintable()):
         raise ConfigurationError("server_header must be printable ASCII")
@@ -391,6 +409,8 @@ def _convert(name: str, declared: Any, value: Any) -> Any:
             return int(value, 8)
         except ValueError:
             raise ConfigurationError(f"unix_mode must be octal, not {value!r}") from None
+    if name == "lifespan" and isinstance(value, bool):  # on and off, to some readers of YAML
+        return "on" if value else "off"
     if kind == "tuple[str, ...]":
         values = (value,) if isinstance(value, str) else value
         if isinstance(values, list | tuple) and all(isinstance(item, str) for item in values):

@@ -4,6 +4,7 @@ Every error that Kyoukai raises, in one tree::
     KyoukaiError
     ├── ConfigurationError          a setting, an address, a certificate or a YAML key is wrong
     │   └── TargetError             an application target cannot be imported or is no application
+    ├── InterfaceError              a hosted application broke the rules of its interface
     ├── RouteError                  a route, a blueprint or an endpoint is declared wrongly
     ├── StreamError                 something about one request and its response
     │   ├── PeerGone                the client left (also a ConnectionError)
@@ -34,6 +35,7 @@ __all__ = (
     "BodyTooLarge",
     "ConfigurationError",
     "ExpectingNoResponse",
+    "InterfaceError",
     "InvalidResponse",
     "KyoukaiError",
     "MediaError",
@@ -59,6 +61,16 @@ class ConfigurationError(KyoukaiError, ValueError):
 
 class TargetError(ConfigurationError):
     """An application target (``module:attribute``) leads to nothing that can be served."""
+
+
+class InterfaceError(KyoukaiError, RuntimeError):
+    """
+    A hosted application broke a rule of its interface: a message out of order, of a wrong type, …
+
+    It is raised where the application called, and logged if the application lets it through.
+
+    :param rule: what it did and what the interface asks for, in one line
+    """
 
 
 class RouteError(KyoukaiError):

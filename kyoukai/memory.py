@@ -229,12 +229,10 @@ class MemoryServer:
         #: Streams that were logged, in order.
         self.logged: list[StreamState] = []
         self._stack = AsyncExitStack()
-        self._native: NativeInterface | None = None
-        if isinstance(app, Kyoukai):
-            self._native = NativeInterface(app, self.config)
-            self.interface: Interface = self._native
-        else:
-            self.interface = app
+        self._app = app if isinstance(app, Kyoukai) else None
+        self.interface: Interface = (
+            NativeInterface(app, self.config) if isinstance(app, Kyoukai) else app
+        )
 
     def switch_target(self, name: str) -> BaseProtocol | None:
         """Make the protocol that a connection may go on with: ``h2`` is HTTP/2."""
@@ -245,21 +243,22 @@ class MemoryServer:
         self.logged.append(stream)
 
     async def __aenter__(self) -> MemoryServer:
-        if self._native is not None:
-            context = Context()
-            self._stack.push_async_callback(context.close)
-            for alias, (kind, config) in self._native.app.components.items():
+        context = Context()
+        self._stack.push_async_callback(context.close)
+        if self._app is not None:
+            for alias, (kind, config) in self._app.components.items():
                 component = component_types.create_object(kind or alias, **config)
                 await component.start(context)
-            await self._native.startup(context)
+        if startup := getattr(self.interface, "startup", None):
+            await startup(context)
         return self
 
     async def __aexit__(self, *exc: object) -> None:
         self.connections.abort()
         await self.connections.wait_idle()
-        if self._native is not None:
-            await self._native.shutdown()
-            await self._stack.aclose()
+        if shutdown := getattr(self.interface, "shutdown", None):
+            await shutdown()
+        await self._stack.aclose()
 
     def connect(self, **extra: Any) -> Connection:
         """
