@@ -24,6 +24,7 @@ from kyoukai.context import (
 )
 from kyoukai.exceptions import ConfigurationError
 from kyoukai.media import MediaHandlers
+from kyoukai.mount import Mount
 from kyoukai.pipeline import RequestPipeline
 from kyoukai.websocket import WebSocketOptions
 from kyoukai.wrappers import Request, Response
@@ -102,6 +103,8 @@ class Kyoukai:
         self.root = Blueprint(name, host_matching=host_matching, host=host)
         for each in middleware if isinstance(middleware, Iterable) else (middleware,):
             self.root.add_middleware(each)
+        #: Applications of any kind below prefixes; see :meth:`mount`.
+        self.mounts: list[Mount] = []
         #: What reads and writes bodies, by content type.
         self.media_handlers = MediaHandlers()
         #: What goes for all sockets.
@@ -172,6 +175,28 @@ class Kyoukai:
         :raises RouteError: if it is none
         """
         return self.root.add_middleware(middleware)
+
+    def mount(self, prefix: str, application: Any, interface: str = "auto", **options: Any) -> Any:
+        """
+        Let another application answer the paths below a prefix.
+
+        Middlewares, hooks and error handlers of this one do not count there. Routes win over a
+        prefix that is not longer than what they have before their first variable.
+
+        :param prefix: such as ``/admin``; ``/`` for what no route matches
+        :param application: the application, or ``module:attribute`` that leads to one
+        :param interface: its kind: ``asgi``, ``kyoukai``, ``rsgi``, ``ssgi`` or ``wsgi``; ``auto``
+            finds out
+        :param options: ``factory``, ``lifespan``, ``root_path`` and ``max_body_size``, see
+            :class:`~kyoukai.mount.Mount`
+        :return: the application
+        :raises ConfigurationError: if one of these cannot work
+        """
+        made = Mount(prefix, application, interface, **options)
+        if any(each.prefix == made.prefix for each in self.mounts):
+            raise ConfigurationError(f"mounts: {made.place}: there are two of them")
+        self.mounts.append(made)
+        return application
 
     def errorhandler(
         self,

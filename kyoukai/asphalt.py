@@ -1,39 +1,41 @@
 """
-Asphalt components that serve a Kyoukai application.
+Asphalt components that serve an application, a Kyoukai application or one of another kind.
 
-A component publishes the application and its server as resources, starts the components that the
-application brings along, and serves once the resources that handlers inject are there.
+A component publishes its Kyoukai applications and its server as resources, starts the components
+that these applications bring along, and serves once the resources that handlers inject are there.
 """
 
 from __future__ import annotations
 
-import asyncio
 import inspect
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from asphalt.core import Component, ContainerComponent, Context, Event, Signal, qualified_name
+from asphalt.core import Component, Context, Event, Signal
 from asphalt.core.component import component_types
 
 from kyoukai.app import Kyoukai
 from kyoukai.config import ServerConfig, check_keys
 from kyoukai.context import reset_current, set_current
-from kyoukai.exceptions import ConfigurationError, TargetError
+from kyoukai.exceptions import ConfigurationError
+from kyoukai.interfaces.build import interface_for
+from kyoukai.interfaces.mounts import kind_of, natives_of
+from kyoukai.mount import Mount, find_application
+from kyoukai.publishing import group_of, publish_app, publish_server
 from kyoukai.server.address import Address
 from kyoukai.server.group import ServerGroup, current_group
 from kyoukai.server.injection import await_resources
 from kyoukai.server.listener import Server
-from kyoukai.server.loading import add_to_path, load_target
 from kyoukai.server.options import (
     DEFAULT_IP,
     DEFAULT_PORT,
     backend_class,
-    interface_class,
     is_backend,
     server_config,
 )
+from kyoukai.targets import add_to_path, entry_point
 
 if TYPE_CHECKING:
     from kyoukai.backends.base import BaseProtocol
@@ -99,7 +101,12 @@ class KyoukaiBaseComponent(Component):
     :param config: added to ``app.config``
     :param resource_name: the name that the server is published under; by default ``http_PORT``
     :param interface: name of the kind of application, in the entry-point group
-        ``kyoukai.interfaces``
+        ``kyoukai.interfaces``; ``auto`` finds out
+    :param factory: whether ``app`` is to be called, without arguments, for the application
+    :param lifespan: short for the setting ``lifespan``
+    :param root_path: short for the setting ``root_path``
+    :param mounts: applications below prefixes: for each prefix ``module:attribute``, or a mapping
+        of the parameters of :class:`~kyoukai.mount.Mount`
     :raises ConfigurationError: if a key is unknown or a value cannot work
     """
 
@@ -121,7 +128,7 @@ class KyoukaiBaseComponent(Component):
 
     def __init__(
         self,
-        app: Kyoukai | str = "",
+        app: Any = "",
         ip: str = DEFAULT_IP,
         port: int = DEFAULT_PORT,
         *,
@@ -134,7 +141,11 @@ class KyoukaiBaseComponent(Component):
         settings: Mapping[str, Any] | None = None,
         config: Mapping[str, Any] | None = None,
         resource_name: str | None = None,
-        interface: str = "kyoukai",
+        interface: str = "auto",
+        factory: bool = False,
+        lifespan: str | None = None,
+        root_path: str | None = None,
+        mounts: Mapping[str, Any] | None = None,
         **unknown: Any,
     ) -> None:
         self._check_unknown(unknown)
@@ -146,6 +157,14 @@ class KyoukaiBaseComponent(Component):
             raise ConfigurationError(
                 f"resource_name: {resource_name!r} may only have letters, digits and underscores"
             )
+        if mounts is not None and not isinstance(mounts, Mapping):
+            raise ConfigurationError(f"mounts must be a mapping of prefixes, not {mounts!r}")
+        if not isinstance(interface, str):
+            raise ConfigurationError(f"interface must be of type str, not {interface!r}")
+        if interface != "auto":
+            entry_point("interface", interface)
+        if not isinstance(factory, bool):
+            raise ConfigurationError(f"factory must be true or false, not {factory!r}")
         #: The application; until it is needed, it may be the text that leads to it.
         self.app: Any = app
         self.ip = ip
@@ -153,7 +172,9 @@ class KyoukaiBaseComponent(Component):
         self.run_server = run_server
         self.resource_name = resource_name
         self._app_config = config or {}
-        self._make_interface = interface_class(interface)
+        self._interface_name = interface
+        self._factory = factory
+        self._mounts = [Mount.from_setting(*entry) for entry in (mounts or {}).items()]
         self.server = Server(
             server_config(
                 ip,
@@ -166,11 +187,15 @@ class KyoukaiBaseComponent(Component):
                 keyfile=ssl_keyfile,
                 bind=bind,
                 tls_bind=tls_bind,
+                lifespan=lifespan,
+                root_path=root_path,
             ),
             self._make_protocol,
             alpn=self.alpn_protocols,
-            label=self._label(interface),
+            label=self._label("kyoukai" if isinstance(app, Kyoukai) else interface),
         )
+        # For applications of other kinds there is no limit unless somebody has set one.
+        self._body_limited = "max_body_size" in (settings or ())
         self.server.before_listening = self._await_resources
         self._context: Context | None = None
         self._prepared = False
@@ -282,16 +307,20 @@ class KyoukaiBaseComponent(Component):
             cannot be had
         """
         self._context = ctx
-        group = _group_of(ctx)
+        group = group_of(ctx)
         token = set_current(ctx)  # in a program of the user's it need not be
         try:
             self._prepare(group)
-            await self._publish_app(ctx)
+            interface = self.server.interface
+            for native in natives_of(interface):
+                native.pipeline.parent_context = ctx
+                await publish_app(native.app, ctx)
+                native.app.finalize()
             if not self.run_server:
-                self.app.finalize()
                 return
-            self.server.interface = self._make_interface(self.app, self.config, ctx)
-            self._publish_server(ctx)
+            self.resource_name = publish_server(
+                self.server, ctx, self.resource_name, self.resource_prefix
+            )
             await group.serve_one(self.server, ctx)
         except BaseException:
             self.server.close_listeners()
@@ -300,62 +329,35 @@ class KyoukaiBaseComponent(Component):
             reset_current(token)
 
     def _prepare(self, group: ServerGroup) -> None:
-        """Find the application, and bind the addresses."""
+        """Find the applications, and bind the addresses."""
         if self._prepared:
             return
         self._prepared = True
         target = self.app
-        if isinstance(target, str):
-            if current_group.get() is None:
-                add_to_path(Path())  # `asphalt run` does not
-            self.app = load_target(target)
-        if not isinstance(self.app, Kyoukai):
-            kind = qualified_name(self.app)
-            raise TargetError(f"app: {target!r} is of type {kind}, not a Kyoukai application")
-        self.app.config.update(self._app_config)
+        if current_group.get() is None:
+            add_to_path(Path())  # `asphalt run` does not
+        self.app = find_application(target, self._factory, group.applications)
+        if isinstance(self.app, Kyoukai):
+            self.app.config.update(self._app_config)
+        elif self._app_config:
+            raise ConfigurationError("config is for Kyoukai applications, and app is none")
+        config = self.config
+        self.server.interface = interface_for(
+            self.app,
+            config,
+            interface=self._interface_name,
+            source=target if isinstance(target, str) else "",
+            max_body_size=config.max_body_size if self._body_limited else None,
+            mounts=self._mounts,
+            made=group.applications,
+        )
+        self.server.label = self._label(kind_of(self.server.interface))
         if self.run_server:
             group.add(self.server)
 
-    async def _publish_app(self, ctx: Context) -> None:
-        """Publish the application, and start its components, unless another component has."""
-        name = re.sub(r"\W", "_", self.app.name) or "default"
-        published = ctx.get_resource(Kyoukai, name)
-        if published is self.app:
-            await ctx.require_resource(_Started, name).wait()
-            return
-        if published is not None:
-            raise ConfigurationError(
-                f"two applications are called {self.app.name!r}; give each a name of its own"
-            )
-        started = _Started()
-        ctx.add_resource(started, name)
-        types: list[type] = list(dict.fromkeys((type(self.app), Kyoukai)))
-        ctx.add_resource(self.app, name, types=types)
-        if ctx.get_resource(Kyoukai) is None:
-            ctx.add_resource(self.app, types=types)
-        if self.app.components:
-            container = ContainerComponent()
-            for alias, (kind, config) in self.app.components.items():
-                container.add_component(alias, kind, **config)
-            await container.start(ctx)
-        started.set()
-
-    def _publish_server(self, ctx: Context) -> None:
-        name = self.resource_name
-        if name is not None:
-            if ctx.get_resource(Server, name) is not None:
-                raise ConfigurationError(f"resource_name: {name!r} is taken by another server")
-        else:
-            name = first = f"{self.resource_prefix}_{self.server.port or 'unix'}"
-            number = 2
-            while ctx.get_resource(Server, name) is not None:  # the same port on another address
-                name = f"{first}_{number}"
-                number += 1
-            self.resource_name = name
-        ctx.add_resource(self.server, name)
-
     async def _await_resources(self, ctx: Context) -> None:
-        await await_resources(self.app.name, self.app.injected_resources())
+        for native in natives_of(self.interface):
+            await await_resources(native.app.name, native.app.injected_resources())
 
 
 class KyoukaiComponent(KyoukaiBaseComponent):
@@ -376,7 +378,7 @@ class KyoukaiComponent(KyoukaiBaseComponent):
 
     def __init__(
         self,
-        app: Kyoukai | str = "",
+        app: Any = "",
         ip: str = DEFAULT_IP,
         port: int = DEFAULT_PORT,
         *,
@@ -438,7 +440,7 @@ class H2KyoukaiComponent(KyoukaiBaseComponent):
 
     def __init__(
         self,
-        app: Kyoukai | str = "",
+        app: Any = "",
         ssl_keyfile: str | None = None,
         ssl_certfile: str | None = None,
         *,
@@ -457,19 +459,6 @@ class H2KyoukaiComponent(KyoukaiBaseComponent):
     def backend_name(self) -> str:
         """What the line that says where the server listens calls the backend."""
         return super().backend_name if hasattr(type(self), "protocol_class") else "http2"
-
-
-class _Started(asyncio.Event):
-    """A resource that says when an application's own components have started."""
-
-
-def _group_of(ctx: Context) -> ServerGroup:
-    """The servers of the program that a context is the root of."""
-    group = ctx.get_resource(ServerGroup)
-    if group is None:
-        group = ServerGroup()
-        ctx.add_resource(group)
-    return group
 
 
 # -- Components in a configuration ----------------------------------------------------------------

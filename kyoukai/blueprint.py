@@ -303,6 +303,18 @@ class Blueprint(Branch):
         """
         return self._ready().match_socket(path, host, scheme, root_path, query)
 
+    def static_part(self, path: str, host: str, scheme: str = "http") -> str | None:
+        """
+        Return what the rule that matches a path has before its first variable.
+
+        :param path: the path below ``root_path``, decoded; methods do not matter
+        :param host: host and port in lower case; it counts with host matching
+        :param scheme: the scheme
+        :return: such as ``/users`` for ``/users/<name>``; None if no rule matches
+        :raises BadHost: if the host cannot be one
+        """
+        return self._ready().static_part(path, host, scheme)
+
     def url_for(
         self, environ: dict[str, Any], endpoint: str, *, method: str | None = None, **values: Any
     ) -> str:

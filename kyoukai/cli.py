@@ -22,19 +22,16 @@ from kyoukai.app import Kyoukai
 from kyoukai.asphalt import find_components
 from kyoukai.config import ServerConfig, check_keys
 from kyoukai.exceptions import ConfigurationError, KyoukaiError, TargetError
+from kyoukai.interfaces.hosted import name_of_application
+from kyoukai.interfaces.recognition import recognise
+from kyoukai.mount import Mount, find_application
 from kyoukai.route import WEBSOCKET
 from kyoukai.server.address import Address
-from kyoukai.server.loading import (
-    Application,
-    add_to_path,
-    is_target,
-    load_target,
-    load_yaml,
-    parse_yaml,
-)
+from kyoukai.server.loading import Application, load_yaml, parse_yaml
 from kyoukai.server.runner import exit_within, run
 from kyoukai.server.setup import set_up_logging
 from kyoukai.server.tls import write_certificate
+from kyoukai.targets import add_to_path, is_target
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -44,8 +41,11 @@ __all__ = ("main",)
 
 _LEVELS = ("debug", "info", "warning", "error", "critical")
 
-#: Settings that say where one component listens: they cannot be meant for several.
-_OF_ONE = ("bind", "tls_bind", "certfile", "keyfile")
+#: What says where one component listens, or what its application is: it cannot be meant for
+#: several.
+_OF_ONE = ("bind", "tls_bind", "certfile", "keyfile", "interface", "factory")
+#: Options that are keys of a component, and no settings.
+_KEYS = ("interface", "factory")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -163,6 +163,17 @@ _service = click.option(
 )
 @click.option("--certfile", metavar="FILE", help="Certificate chain for TLS, PEM.")
 @click.option("--keyfile", metavar="FILE", help="Private key of the certificate, PEM.")
+@click.option(
+    "--interface",
+    type=click.Choice(("auto", "kyoukai", "wsgi", "asgi", "rsgi", "ssgi")),
+    help="Kind of the application; auto, the default, finds out.",
+)
+@click.option("--factory", is_flag=True, default=None, help="TARGET is called for the application.")
+@click.option(
+    "--lifespan",
+    type=click.Choice(("auto", "on", "off")),
+    help="Whether an ASGI application gets lifespan events; auto: if it knows them.",
+)
 @click.option("--root-path", metavar="PATH", help="Prefix that a proxy publishes this under.")
 @click.option(
     "--loop",
@@ -227,20 +238,21 @@ def routes_command(target: str, app_dir: Path | None, service: str | None) -> No
     """Print the routing table of TARGET: module:attribute, or an Asphalt YAML file."""
     _add_folders(target, app_dir)
     application = _find_application(target, service)
-    apps: list[Kyoukai] = []
+    tables: list[tuple[str, list[tuple[str, ...]]]] = []
+    made: dict[str, Any] = {}
     for _, config in find_components(application.component):
-        app = config.get("app", "")
-        app = load_target(app) if isinstance(app, str) else app
-        if not isinstance(app, Kyoukai):
-            raise TargetError(f"{config.get('app')!r} is not a Kyoukai application")
-        if app not in apps:
-            apps.append(app)
-    if not apps:
+        named = config.get("app", "")
+        app = find_application(named, bool(config.get("factory")), made)
+        mounts = [Mount.from_setting(*entry) for entry in (config.get("mounts") or {}).items()]
+        table = _title(app, named), sorted(_rows(app, named) + _mounted(app, mounts))
+        if table not in tables:
+            tables.append(table)
+    if not tables:
         raise TargetError(f"{target!r} has no component that serves an application")
-    for app in apps:
-        if len(apps) > 1:
-            click.echo(f"{app.name}:")
-        _print_table(_rows(app))
+    for title, rows in tables:
+        if len(tables) > 1:
+            click.echo(f"{title}:")
+        _print_table(rows)
 
 
 @cli.command("version")
@@ -299,6 +311,9 @@ def _override(
 def _override_one(config: dict[str, Any], settings: Mapping[str, Any]) -> None:
     fields = dict(config.get("settings") or {})
     for name, value in settings.items():
+        if name in _KEYS:
+            config[name] = value
+            continue
         fields[name] = value
         config.pop({"certfile": "ssl_certfile", "keyfile": "ssl_keyfile"}.get(name, name), None)
     if "bind" in settings or "tls_bind" in settings:
@@ -315,8 +330,19 @@ def _override_one(config: dict[str, Any], settings: Mapping[str, Any]) -> None:
 # -- Tables ---------------------------------------------------------------------------------------
 
 
-def _rows(app: Kyoukai) -> list[tuple[str, ...]]:
-    rows = []
+def _title(app: Any, target: Any) -> str:
+    return app.name if isinstance(app, Kyoukai) else _source(app, target)
+
+
+def _source(app: Any, target: Any) -> str:
+    return target if isinstance(target, str) else name_of_application(app)
+
+
+def _rows(app: Any, target: Any) -> list[tuple[str, ...]]:
+    if not isinstance(app, Kyoukai):  # it has its own ways, which nobody else knows
+        recognise(app, _source(app, target))
+        return [("/…", "any", _source(app, target), "any")]
+    rows: list[tuple[str, ...]] = []
     maps = [(app.finalize(), "any")]
     if app.root.socket_map is not None:
         maps.append((app.root.socket_map, WEBSOCKET))
@@ -326,7 +352,12 @@ def _rows(app: Kyoukai) -> list[tuple[str, ...]]:
             methods = ", ".join(sorted(rule.methods or ())) or no_methods
             if not rule.build_only:  # which only stands for others
                 rows.append((rule.rule, methods, str(endpoint), rule.host or "any"))
-    return sorted(rows)
+    return rows
+
+
+def _mounted(app: Any, mounts: Sequence[Mount]) -> list[tuple[str, ...]]:
+    found = [*mounts, *(app.mounts if isinstance(app, Kyoukai) else ())]
+    return [(f"{each.prefix}/…", "any", _source(each.app, each.app), "any") for each in found]
 
 
 def _print_table(rows: Sequence[tuple[str, ...]]) -> None:

@@ -21,7 +21,8 @@ from kyoukai.backends.base import BaseProtocol
 from kyoukai.backends.connections import Connections
 from kyoukai.backends.httptools_ import HttpToolsProtocol
 from kyoukai.config import ServerConfig
-from kyoukai.interfaces.native import NativeInterface
+from kyoukai.interfaces.build import interface_for
+from kyoukai.interfaces.mounts import natives_of, shut_down, start_up
 from kyoukai.memory_http1 import ClientResponse, Connection, HeaderList, header_pairs
 from kyoukai.server.options import backend_class, is_backend
 
@@ -212,15 +213,20 @@ class MemoryServer:
     """
     A server without sockets.
 
-    :param app: an application, or any interface: an async callable that takes a stream
+    :param app: a Kyoukai application; with ``interface`` one of any kind; otherwise an interface,
+        an async callable that takes a stream
     :param protocol_class: what its connections speak
+    :param interface: the kind of the application: ``asgi``, ``rsgi``, ``ssgi`` or ``wsgi``, or
+        ``auto`` to find out
     :param settings: settings of ``ServerConfig``; the access log is off by default
     """
 
     def __init__(
         self,
-        app: Kyoukai | Interface,
+        app: Any,
         protocol_class: type[BaseProtocol] = HttpToolsProtocol,
+        *,
+        interface: str | None = None,
         **settings: Any,
     ) -> None:
         self.config = ServerConfig(**{"access_log": False, **settings})
@@ -229,10 +235,9 @@ class MemoryServer:
         #: Streams that were logged, in order.
         self.logged: list[StreamState] = []
         self._stack = AsyncExitStack()
-        self._app = app if isinstance(app, Kyoukai) else None
-        self.interface: Interface = (
-            NativeInterface(app, self.config) if isinstance(app, Kyoukai) else app
-        )
+        self.interface: Interface = app
+        if interface is not None or isinstance(app, Kyoukai):
+            self.interface = interface_for(app, self.config, interface=interface or "auto")
 
     def switch_target(self, name: str) -> BaseProtocol | None:
         """Make the protocol that a connection may go on with: ``h2`` is HTTP/2."""
@@ -245,19 +250,17 @@ class MemoryServer:
     async def __aenter__(self) -> MemoryServer:
         context = Context()
         self._stack.push_async_callback(context.close)
-        if self._app is not None:
-            for alias, (kind, config) in self._app.components.items():
+        for native in natives_of(self.interface):
+            for alias, (kind, config) in native.app.components.items():
                 component = component_types.create_object(kind or alias, **config)
                 await component.start(context)
-        if startup := getattr(self.interface, "startup", None):
-            await startup(context)
+        await start_up(self.interface, context)
         return self
 
     async def __aexit__(self, *exc: object) -> None:
         self.connections.abort()
         await self.connections.wait_idle()
-        if shutdown := getattr(self.interface, "shutdown", None):
-            await shutdown()
+        await shut_down(self.interface)
         await self._stack.aclose()
 
     def connect(self, **extra: Any) -> Connection:

@@ -15,6 +15,7 @@ from urllib.parse import quote
 from werkzeug.exceptions import HTTPException, MethodNotAllowed, NotFound
 from werkzeug.routing import BuildError, MapAdapter, Rule
 
+from kyoukai.claims import Claims
 from kyoukai.config import nearest_name
 from kyoukai.exceptions import RouteError
 from kyoukai.matcher import ANY_HOST, AnyHostConverter, AnyHostRule, RouteMap
@@ -172,6 +173,7 @@ class RouteTable:
         self._hits: dict[int, Hit] = {}
         self._adapters: dict[tuple[str, str, str, bool], MapAdapter] = {}
         self._lock = Lock()
+        self._claims: Claims | None = None
         host_matching = any(member.host_matching for member in (*tree, *blueprint.ancestors))
         converters = {**(options.get("converters") or {}), "any_host": AnyHostConverter}
         options = {"host_matching": host_matching, **options, "converters": converters}
@@ -335,6 +337,16 @@ class RouteTable:
             raise RouteError(f"the rule {rule!r} has the endpoint {rule.endpoint!r} of no route")
         arguments = {name: value for name, value in params.items() if name != ANY_HOST}
         return hit.with_params(arguments) if arguments else hit
+
+    def static_part(self, path: str, host: str, scheme: str) -> str | None:
+        """Say which rule claims a path; see :meth:`Blueprint.static_part`."""
+        if self._claims is None:
+            maps = [self.map] if self.sockets is None else [self.map, self.sockets]
+            self._claims = Claims(maps)
+        server_name = ""
+        if self.map.host_matching:
+            server_name = self.adapter(host, scheme, "").server_name
+        return self._claims.static_part(path, server_name)
 
     def adapter(self, host: str, scheme: str, root_path: str, sockets: bool = False) -> MapAdapter:
         """

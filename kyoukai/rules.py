@@ -18,11 +18,14 @@ from kyoukai.exceptions import InvalidResponse, ProtocolError
 
 __all__ = (
     "FORWARDED",
+    "HOP_BY_HOP",
     "Header",
+    "apply_forwarded",
     "bodyless",
     "check_authority",
     "check_response_head",
     "check_trailers",
+    "content_length",
     "decode_path",
     "field_name",
     "forwarded_client",
@@ -51,6 +54,8 @@ FORWARDED = frozenset(
         b"x-forwarded-proto",
     )
 )
+#: Headers of an answer that belong to the connection, which is the server's.
+HOP_BY_HOP = frozenset((b"connection", b"keep-alive", b"proxy-connection", b"transfer-encoding"))
 #: Fields that frame or route a message, which a trailer may not (RFC 9110 section 6.5.1).
 _NO_TRAILERS = frozenset((b"content-length", b"host", b"transfer-encoding", b"trailer"))
 
@@ -191,6 +196,37 @@ def forwarded_client(
     return client, scheme, host or None
 
 
+def apply_forwarded(
+    headers: list[Header],
+    authority: str,
+    client: tuple[str, int] | None,
+    scheme: str,
+    trusted: tuple[str, ...],
+) -> tuple[list[Header], tuple[str, int] | None, str, str]:
+    """
+    Believe a trusted proxy what it says of the client; from all others, remove it.
+
+    :param headers: the request's headers, host first, with forwarding ones among them
+    :param authority: the authority so far
+    :param client: the peer; None on a unix socket
+    :param scheme: the scheme of the peer's connection
+    :param trusted: who is trusted
+    :return: headers, client, scheme and authority to go on with
+    :raises ProtocolError: 400, if the host that it names is not valid
+    """
+    peer = client[0] if client is not None else "unix"
+    if not trusted or not is_trusted(peer, trusted):
+        kept = [pair for pair in headers if pair[0] not in FORWARDED]
+        return kept, client, scheme, authority
+    address, their_scheme, host = forwarded_client(headers, trusted)
+    if host is not None:
+        authority = check_authority(host.encode("latin-1"))
+        headers[0] = (b"host", authority.encode())
+    if address is not None:
+        client = (address, 0)
+    return headers, client, their_scheme or scheme, authority
+
+
 def is_trusted(address: str, trusted: Iterable[str]) -> bool:
     """Whether an address (or ``unix``) is among the trusted proxies."""
     for entry in trusted:
@@ -270,3 +306,22 @@ def _check_fields(headers: Iterable[Header]) -> None:
 def bodyless(method: str, status: int) -> bool:
     """Whether a response has no body on the wire, whatever is sent (RFC 9110 section 6.4.1)."""
     return method == "HEAD" or status in (204, 304)
+
+
+def content_length(method: str, status: int, declared: int | None, size: int) -> int | None:
+    """
+    Return the Content-Length of a whole answer; None if it has none (RFC 9110 section 8.6).
+
+    :param method: the request's method
+    :param status: the answer's status
+    :param declared: what the application says
+    :param size: bytes of its body, which need not be sent
+    :raises InvalidResponse: if both are to be sent, and differ
+    """
+    if status == 204:
+        return None
+    if bodyless(method, status):
+        return size if declared is None and (size or status != 304) else declared
+    if declared is not None and declared != size:
+        raise InvalidResponse(f"the body has {size} bytes, its Content-Length says {declared}")
+    return size

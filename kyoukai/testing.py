@@ -114,11 +114,13 @@ class Client:
             assert response.json() == {"id": 12, "q": "1"}
 
     :param app: the application
+    :param interface: the kind of an application that is no Kyoukai application, such as ``wsgi``;
+        ``auto`` finds out
     :param settings: settings of ``ServerConfig``
     """
 
-    def __init__(self, app: Kyoukai | Interface, **settings: Any) -> None:
-        self.server = MemoryServer(app, **settings)
+    def __init__(self, app: Any, *, interface: str | None = None, **settings: Any) -> None:
+        self.server = MemoryServer(app, interface=interface, **settings)
         self._connection: Connection | None = None
 
     async def __aenter__(self) -> Client:

@@ -146,8 +146,8 @@ def test_backends(backend: str) -> None:
 
 
 def test_the_label_names_backend_and_interface() -> None:
-    assert KyoukaiComponent("a:b").server.label == "httptools, http2, kyoukai"
-    component = KyoukaiComponent("a:b", backend="kyoukai.backends.httptools_", http2=False)
+    assert KyoukaiComponent(make_app()).server.label == "httptools, http2, kyoukai"
+    component = KyoukaiComponent(make_app(), backend="kyoukai.backends.httptools_", http2=False)
     assert component.server.label == "httptools, kyoukai"
 
 
@@ -342,7 +342,7 @@ async def test_a_target_is_imported_from_the_working_folder(
     async with started(KyoukaiComponent("asphalt_target:app", port=0)) as ctx:
         assert ctx.require_resource(Kyoukai).name == "target"
     for target, message in (
-        ("asphalt_target:other", "app: 'asphalt_target:other' is of type int, not a Kyoukai"),
+        ("asphalt_target:other", "app: 'asphalt_target:other' is of type int, which is no app"),
         ("asphalt_target:ap", "has no 'ap'; did you mean 'app'"),
     ):
         with pytest.raises(TargetError, match=message):

@@ -118,7 +118,7 @@ def test_a_subclass_has_keys_and_a_protocol_of_its_own() -> None:
             super().__init__(*arguments, **options)
             self.motto = motto
 
-    site = Site("a:b", "k", "c", motto="x")
+    site = Site(make_app(), "k", "c", motto="x")
     assert site.motto == "x"
     assert site.server.label == "Protocol, kyoukai"
     with pytest.raises(ConfigurationError, match="unknown key 'moto'; did you mean 'motto'"):

@@ -539,7 +539,7 @@ def test_usage(start: Start, arguments: tuple[str, ...], message: str) -> None:
     [
         (("no_module:app",), "'no_module:app': there is no module 'no_module' in "),
         (("app:ap",), "'app:ap': 'app' has no 'ap'; did you mean 'app'?"),
-        (("app:number",), "app: 'app:number' is of type int, not a Kyoukai application"),
+        (("app:number",), "app: 'app:number' is of type int, which is no application"),
         (("app:app", "--bind", "192.0.2.1:80"), "this machine does not have that address"),
         (("app:app", "--tls-bind", "127.0.0.1:0"), "certfile is missing"),
         (("app.py",), "'app.py' is no YAML file; name the application in it as app:app"),
@@ -690,7 +690,7 @@ def test_routes_of_sockets_and_resources(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("target", "message"),
     [
-        ("app:number", "'app:number' is not a Kyoukai application"),
+        ("app:number", "app: 'app:number' is of type int, which is no application"),
         ("none.yml", "'none.yml' has no component that serves an application"),
     ],
 )
@@ -725,7 +725,7 @@ def test_help_lists_what_there_is() -> None:
     assert options == {
         *("--bind", "--tls-bind", "--certfile", "--keyfile", "--root-path", "--loop"),
         *("--app-dir", "--service", "--log-level", "--access-log", "--no-access-log"),
-        *("--set", "--help"),
+        *("--set", "--help", "--interface", "--factory", "--lifespan"),
     }
     assert run().returncode == 2
     assert all(name in run("-h").stdout for name in ("run", "cert", "routes", "version"))

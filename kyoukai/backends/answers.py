@@ -14,7 +14,7 @@ from http import HTTPStatus
 from typing import TYPE_CHECKING
 
 from kyoukai.exceptions import InvalidResponse
-from kyoukai.rules import bodyless, check_response_head
+from kyoukai.rules import HOP_BY_HOP, check_response_head, content_length
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -31,8 +31,6 @@ __all__ = (
     "response_heads",
 )
 
-#: Headers of an answer that belong to the connection, which is the server's.
-HOP_BY_HOP = frozenset((b"connection", b"keep-alive", b"proxy-connection", b"transfer-encoding"))
 #: Constant heads remembered at once.
 _REMEMBERED = 512
 
@@ -62,25 +60,6 @@ def refusal(status: int, detail: str = "") -> tuple[int, tuple[Header, ...], byt
     if detail:
         body += detail.encode() + b"\n"
     return status, headers, body
-
-
-def content_length(method: str, status: int, declared: int | None, size: int) -> int | None:
-    """
-    Return the Content-Length of a whole answer; None if it has none (RFC 9110 section 8.6).
-
-    :param method: the request's method
-    :param status: the answer's status
-    :param declared: what the application says
-    :param size: bytes of its body, which need not be sent
-    :raises InvalidResponse: if both are to be sent, and differ
-    """
-    if status == 204:
-        return None
-    if bodyless(method, status):
-        return size if declared is None and (size or status != 304) else declared
-    if declared is not None and declared != size:
-        raise InvalidResponse(f"the body has {size} bytes, its Content-Length says {declared}")
-    return size
 
 
 def http_date(now: int) -> bytes:

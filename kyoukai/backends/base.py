@@ -20,7 +20,7 @@ from kyoukai.backends.answers import refusal
 from kyoukai.backends.connections import Component
 from kyoukai.backends.tls_reader import replace_protocol
 from kyoukai.exceptions import BodyError, BodyStorageError, PeerGone
-from kyoukai.rules import FORWARDED, check_authority, forwarded_client, is_trusted
+from kyoukai.rules import apply_forwarded
 from kyoukai.stream import IDLE, OPEN, Interface, StreamState
 
 if TYPE_CHECKING:
@@ -364,16 +364,7 @@ class BaseProtocol(asyncio.Protocol, ABC):
         :return: headers, client, scheme and authority to go on with
         """
         trusted = self.config.trusted_proxies
-        peer = self.client[0] if self.client is not None else "unix"
-        if not trusted or not is_trusted(peer, trusted):
-            kept = [pair for pair in headers if pair[0] not in FORWARDED]
-            return kept, self.client, self.scheme, authority
-        address, scheme, host = forwarded_client(headers, trusted)
-        if host is not None:
-            authority = check_authority(host.encode("latin-1"))
-            headers[0] = (b"host", authority.encode())
-        client = (address, 0) if address is not None else self.client
-        return headers, client, scheme or self.scheme, authority
+        return apply_forwarded(headers, authority, self.client, self.scheme, trusted)
 
     # -- Streams -------------------------------------------------------------------------------
 

@@ -30,16 +30,18 @@ def recognise(app: Any, source: str) -> str:
     if isinstance(app, Kyoukai):
         return "kyoukai"
     if isinstance(app, type) and issubclass(app, Kyoukai):
-        raise TargetError(f"{source} is a class of applications, not one; name an instance of it")
+        raise TargetError(
+            f"app: {source!r} is a class of applications, not one; name an instance of it"
+        )
     if callable(getattr(app, "get_supported", None)):
         return "ssgi"
     if callable(getattr(app, "__rsgi__", None)):
         return "rsgi"
     if not callable(app):
-        raise TargetError(f"{source} is of type {type(app).__name__}, which is no application")
+        raise TargetError(f"app: {source!r} is of type {type(app).__name__}, which is no application")
     count = _required(app)
     if count is None:
-        raise TargetError(f"{source}: its signature does not tell what kind it is; {_HINT}")
+        raise TargetError(f"app: {source!r}: its signature does not tell what kind it is; {_HINT}")
     if count == 8:
         return "ssgi"
     if count == 3 or (count == 1 and is_double_callable(app)):
@@ -48,10 +50,12 @@ def recognise(app: Any, source: str) -> str:
         return "rsgi" if _is_coroutine_function(app) else "wsgi"
     if count == 0:
         raise TargetError(
-            f"{source} takes no arguments; if it makes the application, say factory: true"
+            f"app: {source!r} takes no arguments; if it makes the application, say factory: true"
             " (--factory)"
         )
-    raise TargetError(f"{source} takes {count} arguments, as no kind of application does; {_HINT}")
+    raise TargetError(
+        f"app: {source!r} takes {count} arguments, as no kind of application does; {_HINT}"
+    )
 
 
 def is_double_callable(app: Any) -> bool:

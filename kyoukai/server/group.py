@@ -51,6 +51,8 @@ class ServerGroup:
     def __init__(self, held: bool = False) -> None:
         self.held = held
         self.servers: list[Server] = []
+        #: What factories have made, by their targets.
+        self.applications: dict[str, Any] = {}
         self._deadline: float | None = None
         self._connection_limit = _connection_limit()
         self._started: list[Interface] = []

@@ -1,17 +1,11 @@
 """
-What to run: targets of the form ``module:attribute``, and Asphalt's YAML files.
-
-Errors are one line each. Where the cause is an exception in the user's own code, it is the
-``__cause__`` of the error, for whoever reports it.
+What to run, from Asphalt's YAML files. Errors are one line each.
 """
 
 from __future__ import annotations
 
 import os
-import re
-import sys
 from dataclasses import dataclass
-from importlib import import_module
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -20,12 +14,10 @@ from asphalt.core import merge_config
 from ruamel.yaml import YAML
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
-from kyoukai.config import check_keys, nearest_name
-from kyoukai.exceptions import ConfigurationError, TargetError
+from kyoukai.config import check_keys
+from kyoukai.exceptions import ConfigurationError
 
-__all__ = ("Application", "add_to_path", "is_target", "load_target", "load_yaml", "parse_yaml")
-
-_TARGET = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*(\.[^\W\d]\w*)*")
+__all__ = ("Application", "load_yaml", "parse_yaml")
 
 _KEYS = frozenset(
     ("component", "event_loop_policy", "logging", "max_threads", "services", "start_timeout")
@@ -49,62 +41,6 @@ class Application:
     logging: dict[str, Any] | str | int | None = "INFO"
     max_threads: int | None = None
     event_loop_policy: str | None = None
-
-
-# -- Targets --------------------------------------------------------------------------------------
-
-
-def add_to_path(folder: Path) -> None:
-    """
-    Let modules be imported from a folder, before all others.
-
-    :param folder: the folder
-    """
-    path = str(folder.resolve())
-    if path not in sys.path:
-        sys.path.insert(0, path)
-
-
-def is_target(text: str) -> bool:
-    """Whether a text has the form ``module:attribute``."""
-    return _TARGET.fullmatch(text) is not None
-
-
-def load_target(target: str) -> object:
-    """
-    Import what a target names.
-
-    :param target: ``module:attribute``
-    :raises TargetError: if it cannot be had; an exception of the module's own is the cause
-    """
-    if not is_target(target):
-        raise TargetError(f"{target!r} is no target; write module:attribute")
-    name, _, attribute = target.partition(":")
-    try:
-        found: object = import_module(name)
-    except Exception as error:
-        if isinstance(error, ModuleNotFoundError) and f"{name}.".startswith(f"{error.name}."):
-            raise TargetError(
-                f"{target!r}: there is no module {error.name!r} in {os.getcwd()!r} or among the"  # noqa: PTH109
-                " installed ones"
-            ) from None
-        raise TargetError(
-            f"{target!r}: the module {name!r} cannot be imported: {describe(error)}"
-        ) from error
-    for part in attribute.split("."):
-        try:
-            found = getattr(found, part)
-        except AttributeError:
-            near = nearest_name(part, [each for each in dir(found) if each[0] != "_"])
-            hint = f"; did you mean {near!r}?" if near else ""
-            raise TargetError(f"{target!r}: {name!r} has no {part!r}{hint}") from None
-    return found
-
-
-def describe(error: BaseException) -> str:
-    """Return an exception's type and message in one line."""
-    message = " ".join(str(error).split())
-    return f"{type(error).__name__}: {message}" if message else type(error).__name__
 
 
 # -- YAML -----------------------------------------------------------------------------------------

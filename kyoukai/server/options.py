@@ -1,33 +1,23 @@
 """
-What the arguments of our components mean: addresses, TLS, settings, backends and interfaces.
+What the arguments of our components mean: addresses, TLS, settings and backends.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from importlib import import_module
-from importlib.metadata import entry_points
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from kyoukai.backends.base import BaseProtocol
-from kyoukai.config import ServerConfig, check_keys, nearest_name
+from kyoukai.config import ServerConfig, check_keys
 from kyoukai.exceptions import ConfigurationError
 from kyoukai.server.address import Address
-from kyoukai.server.loading import load_target
-
-if TYPE_CHECKING:
-    from asphalt.core import Context
-
-    from kyoukai.stream import Interface
-
-    #: Makes an interface of an application, the settings and the root context.
-    InterfaceFactory = Callable[[Any, ServerConfig, Context], Interface]
+from kyoukai.targets import entry_point, load_target
 
 __all__ = (
     "DEFAULT_IP",
     "DEFAULT_PORT",
     "backend_class",
-    "interface_class",
     "is_backend",
     "server_config",
 )
@@ -128,7 +118,7 @@ def backend_class(name: str) -> Callable[..., BaseProtocol]:
         if found is None:
             raise ConfigurationError(f"backend: the module {name!r} has no PROTOCOL_CLASS")
     else:
-        found = load_target(name) if ":" in name else _entry_point("backend", name)
+        found = load_target(name) if ":" in name else entry_point("backend", name).load()
     if not isinstance(found, type) or not issubclass(found, BaseProtocol):
         raise ConfigurationError(f"backend: {name!r} leads to no protocol class")
     return found
@@ -142,25 +132,3 @@ def is_backend(made: object, name: str) -> bool:
     :param name: an entry point of ``kyoukai.backends``
     """
     return isinstance(made, type) and issubclass(made, backend_class(name))  # type: ignore[arg-type]
-
-
-def interface_class(name: str) -> InterfaceFactory:
-    """
-    Return what makes the interface of an application.
-
-    :param name: an entry point of ``kyoukai.interfaces``
-    :raises ConfigurationError: if there is none of that name
-    """
-    if not isinstance(name, str):
-        raise ConfigurationError(f"interface must be of type str, not {name!r}")
-    found: InterfaceFactory = _entry_point("interface", name)
-    return found
-
-
-def _entry_point(what: str, name: str) -> Any:
-    known = entry_points(group=f"kyoukai.{what}s")
-    if name not in known.names:
-        near = nearest_name(name, known.names)
-        hint = f"did you mean {near!r}?" if near else f"known: {', '.join(sorted(known.names))}"
-        raise ConfigurationError(f"{what}: there is no {name!r}; {hint}")
-    return known[name].load()

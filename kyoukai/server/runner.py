@@ -24,8 +24,8 @@ from asphalt.core import Context, TeardownError
 
 from kyoukai.exceptions import KyoukaiError
 from kyoukai.server.group import ServerGroup, current_group, on_signal
-from kyoukai.server.loading import describe
 from kyoukai.server.setup import make_component, make_loop
+from kyoukai.targets import describe
 
 if TYPE_CHECKING:
     from asphalt.core import Component

@@ -18,7 +18,7 @@ from asphalt.core.runner import policies
 from kyoukai.config import nearest_name
 from kyoukai.exceptions import ConfigurationError, KyoukaiError
 from kyoukai.server.access_log import AccessFormatter
-from kyoukai.server.loading import describe
+from kyoukai.targets import describe
 
 if TYPE_CHECKING:
     from collections.abc import Callable

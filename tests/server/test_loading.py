@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from kyoukai.exceptions import ConfigurationError, TargetError
-from kyoukai.server.loading import add_to_path, load_target, load_yaml, parse_yaml
+from kyoukai.server.loading import load_yaml, parse_yaml
+from kyoukai.targets import add_to_path, load_target
 
 
 @pytest.fixture

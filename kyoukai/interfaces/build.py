@@ -1,0 +1,124 @@
+"""
+From an application to the interface that answers streams by it.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from kyoukai.app import Kyoukai
+from kyoukai.exceptions import ConfigurationError, TargetError
+from kyoukai.interfaces.hosted import Hosted, name_of_application
+from kyoukai.interfaces.mounts import MountedInterface
+from kyoukai.interfaces.recognition import recognise
+from kyoukai.targets import entry_point
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from asphalt.core import Context
+
+    from kyoukai.config import ServerConfig
+    from kyoukai.mount import Mount
+    from kyoukai.stream import Interface
+
+__all__ = ("interface_for", "make_interface")
+
+
+def make_interface(
+    name: str,
+    app: Any,
+    config: ServerConfig,
+    context: Context | None = None,
+    *,
+    source: str = "",
+    max_body_size: int | None = None,
+) -> Interface:
+    """
+    Make the interface of that name for an application.
+
+    :param name: an entry point of ``kyoukai.interfaces``, or ``auto``
+    :param app: the application
+    :param config: the server's settings
+    :param context: the root context of the program
+    :param source: what messages call the application
+    :param max_body_size: the most bytes of a request's body, for applications of other kinds
+    :raises ConfigurationError: in one line, if there is no such interface, or it is not the
+        application's
+    """
+    source = source or name_of_application(app)
+    if not isinstance(name, str):
+        raise ConfigurationError(f"interface must be of type str, not {name!r}")
+    if name == "auto":
+        name = recognise(app, source)
+    factory = entry_point("interface", name).load()
+    if name == "kyoukai" and not isinstance(app, Kyoukai):
+        raise TargetError(f"app: {source!r} is of type {_type(app)}, not a Kyoukai application")
+    if name != "kyoukai" and isinstance(app, Kyoukai):
+        raise TargetError(f"app: {source!r} is a Kyoukai application; interface must be kyoukai")
+    if isinstance(factory, type) and issubclass(factory, Hosted):
+        return factory(app, config, context, name=source, max_body_size=max_body_size)
+    made: Interface = factory(app, config, context)
+    return made
+
+
+def interface_for(
+    app: Any,
+    config: ServerConfig,
+    context: Context | None = None,
+    *,
+    interface: str = "auto",
+    source: str = "",
+    max_body_size: int | None = None,
+    mounts: Iterable[Mount] = (),
+    made: dict[str, Any] | None = None,
+) -> Interface:
+    """
+    Make the interface of an application, and of all that are mounted on it.
+
+    :param app: the application
+    :param config: the server's settings
+    :param context: the root context of the program
+    :param interface: the application's kind; ``auto`` finds out
+    :param source: what messages call the application
+    :param max_body_size: the most bytes of a request's body, for applications of other kinds
+    :param mounts: what the server mounts, before what the application does
+    :param made: what factories have made, by their targets
+    :raises ConfigurationError: in one line that names the mount, if one cannot work
+    """
+    made = {} if made is None else made
+    base = make_interface(
+        interface, app, config, context, source=source, max_body_size=max_body_size
+    )
+    found: dict[str, Mount] = {}
+    for mount in (*mounts, *(app.mounts if isinstance(app, Kyoukai) else ())):
+        if mount.prefix in found:
+            raise ConfigurationError(f"mounts: {mount.place}: there are two of them")
+        found[mount.prefix] = mount
+    if not found:
+        return base
+    mounted = [(mount, _mounted(mount, config, context, made)) for mount in found.values()]
+    return MountedInterface(base, mounted)
+
+
+def _mounted(
+    mount: Mount, config: ServerConfig, context: Context | None, made: dict[str, Any]
+) -> Interface:
+    app = mount.find(made)
+    settings = mount.settings(config)
+    try:
+        return interface_for(
+            app,
+            settings,
+            context,
+            interface=mount.interface,
+            source=mount.source,
+            max_body_size=mount.max_body_size,
+            made=made,
+        )
+    except ConfigurationError as error:
+        raise type(error)(f"mounts: {mount.place}: {error}") from error.__cause__
+
+
+def _type(app: Any) -> str:
+    return f"{type(app).__module__}.{type(app).__qualname__}"

@@ -1,0 +1,209 @@
+"""
+``SsgiExchange``: what the two kinds of SSGI's ``res`` have in common.
+
+That is the tasks of a request, which it lasts as long as, and its handlers of events.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+from typing import TYPE_CHECKING, Any
+
+from kyoukai.exceptions import InterfaceError, PeerGone, WebSocketDisconnected
+from kyoukai.interfaces.ssgi_headers import extensions_of
+from kyoukai.interfaces.ssgi_sending import begin
+from kyoukai.stream import IDLE, RESET
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Coroutine
+
+    from kyoukai.interfaces.ssgi import SsgiInterface
+    from kyoukai.interfaces.ssgi_headers import RequestHeaders
+    from kyoukai.stream import StreamState
+
+    #: A handler of an event, and the arguments that it gets after its own.
+    Handler = tuple[Callable[..., Any], tuple[Any, ...]]
+
+__all__ = ("SsgiExchange",)
+
+
+class SsgiExchange:
+    """
+    One request and what answers it.
+
+    :param interface: the interface
+    :param stream: the request's stream
+    :param headers: its headers
+    """
+
+    _tasks: set[asyncio.Task[Any]] | None = None
+    _watcher: asyncio.Task[None] | None = None
+    _extensions: dict[str, Any] | None = None
+    #: An exception that has been seen to.
+    _seen: BaseException | None = None
+    _over = False
+
+    def __init__(
+        self, interface: SsgiInterface, stream: StreamState, headers: RequestHeaders
+    ) -> None:
+        self._interface = interface
+        self._stream = stream
+        self._headers = headers
+        #: How many need the request: the call of the application, and what run_async() runs.
+        self._holders = 1
+
+    @property
+    def extensions(self) -> dict[str, Any]:
+        """What is known of the request beyond the draft, see :doc:`/ssgi`; the caller may add."""
+        if self._extensions is None:
+            self._extensions = extensions_of(self._stream.head)
+        return self._extensions
+
+    # -- Tasks ---------------------------------------------------------------------------------
+
+    def run_async(
+        self, handler: Callable[..., Any] | Awaitable[Any], *arguments: Any
+    ) -> asyncio.Task[Any]:
+        """
+        Call a handler in a task of its own; the request and its headers are kept until it ends.
+
+        :param handler: a coroutine function or any other callable; or an awaitable, without
+            arguments
+        :param arguments: what it is called with; nothing is added to them
+        :return: the task; what it raises is logged and ends the answer, whoever awaits it
+        :raises InterfaceError: if it is no such handler, or the request is over
+        """
+        if inspect.isawaitable(handler):
+            if arguments:
+                _forget(handler)
+                raise InterfaceError("run_async() of an awaitable takes no arguments for it")
+        elif not callable(handler):
+            raise InterfaceError(f"run_async() cannot call {type(handler).__name__}")
+        if self._over:
+            _forget(handler)
+            raise InterfaceError("run_async() after the request is over")
+        self._holders += 1
+        task = self._spawn(_call(handler, arguments))
+        task.add_done_callback(self._release)
+        return task
+
+    def _spawn(self, work: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
+        """Run something that the request lasts as long as."""
+        task = asyncio.get_running_loop().create_task(work, name="kyoukai ssgi")
+        if self._tasks is None:
+            self._tasks = set()
+        self._tasks.add(task)
+        task.add_done_callback(self._task_done)
+        return task
+
+    def _task_done(self, task: asyncio.Task[Any]) -> None:
+        assert self._tasks is not None
+        self._tasks.discard(task)
+        if not task.cancelled():
+            error = task.exception()
+            if isinstance(error, Exception):
+                self.fail(error)
+
+    def _release(self, task: object = None) -> None:
+        """One of those that need the request has ended."""
+        self._holders -= 1
+        if not self._holders:
+            self._headers.end()
+
+    async def finish(self) -> None:
+        """The application's call has ended: wait for all that it has begun."""
+        self._release()
+        while True:
+            if self._stream.sending is RESET:
+                self._notify()
+            if not self._tasks:
+                break
+            await asyncio.wait(self._tasks)
+        self._end()
+
+    def _end(self) -> None:
+        self._over = True
+        self._seen = None
+        if self._watcher is not None:
+            self._watcher.cancel()
+            self._watcher = None
+
+    async def abandon(self) -> None:
+        """The request's task is cancelled, and so are those of the application."""
+        self._headers.end()
+        self._end()
+        while self._tasks:
+            for task in self._tasks:
+                task.cancel()
+            await asyncio.wait(self._tasks)
+
+    # -- What goes wrong -----------------------------------------------------------------------
+
+    def fail(self, error: Exception) -> None:
+        """Log what the application has raised, and end the answer if it is not complete."""
+        if error is not self._seen:  # a task's, raised again by who has awaited the task
+            self._seen = error
+            rest = begin(self._interface.application_failed(self._stream, error))
+            if rest is not None:
+                self._spawn(_call(rest, ()))
+
+    def _event_failed(self, event: str, error: Exception) -> None:
+        """Log what a handler of an event has raised."""
+        if isinstance(error, PeerGone | WebSocketDisconnected):
+            return  # it has let through that the client is gone
+        problem = f"unhandled error in a handler of {event}()"
+        if isinstance(error, InterfaceError):
+            problem = f"{error} (in a handler of {event}())"
+        self._interface.complain(self._stream, problem, error)
+
+    def _overflow(self, what: str, size: int) -> None:
+        """More has been sent than the client takes, by an application that does not wait."""
+        problem = f"{what} while {size} bytes of earlier payload wait: await {what}"
+        self._interface.complain(self._stream, problem)
+        self._stream.reset(problem)
+
+    # -- Events --------------------------------------------------------------------------------
+
+    def _handler(self, event: str, handler: Any, arguments: tuple[Any, ...]) -> Handler:
+        if not callable(handler):
+            _forget(handler)
+            raise InterfaceError(f"{event}() takes a callable, not {type(handler).__name__}")
+        return handler, arguments
+
+    async def _fire(self, event: str, handlers: list[Handler], *own: Any) -> None:
+        """Call the handlers of an event, one after the other."""
+        for handler, arguments in handlers:
+            try:
+                result = handler(self, *own, *arguments)
+                if inspect.isawaitable(result):
+                    await result
+            except Exception as error:
+                self._event_failed(event, error)
+
+    def _watch(self) -> None:
+        """Notice when the client leaves."""
+        if self._watcher is None and not self._over:
+            loop = asyncio.get_running_loop()
+            self._watcher = loop.create_task(self._until_gone(), name="kyoukai ssgi watcher")
+
+    async def _until_gone(self) -> None:
+        await self._stream.disconnected()
+        if self._stream.sending in (RESET, IDLE):
+            self._notify()
+
+    def _notify(self) -> None:
+        """The client has left before it had its answer: call who wants to hear of it, once."""
+        raise NotImplementedError
+
+
+async def _call(handler: Any, arguments: tuple[Any, ...]) -> Any:
+    """Call a handler, or await what is one already."""
+    result = handler if inspect.isawaitable(handler) else handler(*arguments)
+    return await result if inspect.isawaitable(result) else result
+
+
+def _forget(handler: Any) -> None:
+    """A coroutine that was handed in wrongly is not awaited, and the error says so already."""
+    if inspect.iscoroutine(handler):
+        handler.close()
