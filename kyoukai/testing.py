@@ -28,8 +28,6 @@ if TYPE_CHECKING:
 
     from werkzeug.wrappers import Response as WerkzeugResponse
 
-    from kyoukai.stream import Interface
-
 __all__ = (
     "Client",
     "ClientResponse",

@@ -113,11 +113,21 @@ class Hosted(ABC):
             return  # the client is gone, and the application has let that through
         if isinstance(error, BodyError) and stream.sending is IDLE:
             raise error  # the client's doing: the backend has an answer for it
+        self.report(stream, error)
+        await self.give_up(stream)
+
+    def report(self, stream: StreamState, error: Exception) -> None:
+        """
+        Log what the application has raised; that its client is gone is nothing to report.
+
+        :param error: the exception
+        """
+        if isinstance(error, PeerGone | WebSocketDisconnected):
+            return
         if isinstance(error, InterfaceError | InvalidResponse | StreamStateError):
             self.complain(stream, str(error), error)
         else:
             self.complain(stream, "unhandled error in the application", error)
-        await self.give_up(stream)
 
     async def _left_open(self, stream: StreamState) -> None:
         """The application has returned, and its answer is not complete."""

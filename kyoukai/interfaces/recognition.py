@@ -38,7 +38,8 @@ def recognise(app: Any, source: str) -> str:
     if callable(getattr(app, "__rsgi__", None)):
         return "rsgi"
     if not callable(app):
-        raise TargetError(f"app: {source!r} is of type {type(app).__name__}, which is no application")
+        kind = type(app).__name__
+        raise TargetError(f"app: {source!r} is of type {kind}, which is no application")
     count = _required(app)
     if count is None:
         raise TargetError(f"app: {source!r}: its signature does not tell what kind it is; {_HINT}")

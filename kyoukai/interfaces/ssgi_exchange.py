@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any
 from kyoukai.exceptions import InterfaceError, PeerGone, WebSocketDisconnected
 from kyoukai.interfaces.ssgi_headers import extensions_of
 from kyoukai.interfaces.ssgi_sending import begin
-from kyoukai.stream import IDLE, RESET
+from kyoukai.stream import RESET
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Coroutine
+    from collections.abc import Awaitable, Callable, Coroutine, Sequence
 
     from kyoukai.interfaces.ssgi import SsgiInterface
     from kyoukai.interfaces.ssgi_headers import RequestHeaders
@@ -165,13 +165,14 @@ class SsgiExchange:
 
     # -- Events --------------------------------------------------------------------------------
 
-    def _handler(self, event: str, handler: Any, arguments: tuple[Any, ...]) -> Handler:
+    def _check_handler(self, event: str, handler: Any) -> None:
         if not callable(handler):
             _forget(handler)
             raise InterfaceError(f"{event}() takes a callable, not {type(handler).__name__}")
-        return handler, arguments
+        if self._over:
+            raise InterfaceError(f"{event}() after the request is over")
 
-    async def _fire(self, event: str, handlers: list[Handler], *own: Any) -> None:
+    async def _fire(self, event: str, handlers: Sequence[Handler], *own: Any) -> None:
         """Call the handlers of an event, one after the other."""
         for handler, arguments in handlers:
             try:
@@ -183,13 +184,13 @@ class SsgiExchange:
 
     def _watch(self) -> None:
         """Notice when the client leaves."""
-        if self._watcher is None and not self._over:
+        if self._watcher is None:
             loop = asyncio.get_running_loop()
             self._watcher = loop.create_task(self._until_gone(), name="kyoukai ssgi watcher")
 
     async def _until_gone(self) -> None:
         await self._stream.disconnected()
-        if self._stream.sending in (RESET, IDLE):
+        if self._stream.sending is RESET:
             self._notify()
 
     def _notify(self) -> None:

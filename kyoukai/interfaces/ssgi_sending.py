@@ -43,8 +43,8 @@ class Settled:
     def __await__(self) -> Generator[Any, None, Any]:
         if self._gone:
             raise PeerGone
+        yield from ()
         return self._value
-        yield
 
 
 #: It has been handed over.

@@ -175,14 +175,12 @@ def refused(method: str) -> RequestHead:
 # -- Headers ---------------------------------------------------------------------------------------
 
 
-def _fields(
-    pairs: Iterable[Header], own: str
-) -> tuple[list[Header], dict[bytes, bytes], str]:
+def _fields(pairs: Iterable[Header], own: str) -> tuple[list[Header], dict[bytes, bytes], str]:
     """Return headers, host first, those of them that decide something, and the authority."""
     headers: list[Header] = [(b"host", b"")]
     special: dict[bytes, bytes] = {}
     for name, value in pairs:
-        name = field_name(name)  # noqa: PLW2901 - the name as it goes on
+        name = field_name(name)
         if not name or name[:1] == b":":
             continue
         if name in _SPECIAL:

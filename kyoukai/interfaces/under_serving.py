@@ -132,9 +132,7 @@ class Serving:
 
     # -- Requests ------------------------------------------------------------------------------
 
-    def begin(
-        self, stream: StreamState, interface: Interface | None = None
-    ) -> asyncio.Task[None]:
+    def begin(self, stream: StreamState, interface: Interface | None = None) -> asyncio.Task[None]:
         """
         Answer a stream, in a task of its own.
 
@@ -143,6 +141,7 @@ class Serving:
         """
         interface = interface or self._interface
         assert interface is not None
+        assert self._context is not None
         context = copy_context()
         context.run(set_current, self._context)
         task = asyncio.get_running_loop().create_task(

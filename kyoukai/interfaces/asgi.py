@@ -1,0 +1,163 @@
+"""
+``AsgiInterface``: ASGI applications (version 3, its HTTP and WebSocket specification 2.5).
+
+What an application of another server finds here is the same: scopes, messages, lifespan. What a
+server may do and need not, it does: see the page on ASGI of the documentation.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, Any
+
+from kyoukai.exceptions import PeerGone, WebSocketDisconnected
+from kyoukai.interfaces.asgi_http import HttpExchange
+from kyoukai.interfaces.asgi_response import DONE
+from kyoukai.interfaces.asgi_scope import ScopeFactory
+from kyoukai.interfaces.asgi_websocket import WebSocketExchange
+from kyoukai.interfaces.hosted import Hosted
+from kyoukai.interfaces.hosted_socket import open_socket
+from kyoukai.interfaces.lifespan import Lifespan, lifespan_of
+from kyoukai.interfaces.recognition import is_double_callable
+from kyoukai.stream import RESET
+
+if TYPE_CHECKING:
+    from asphalt.core import Context
+
+    from kyoukai.config import ServerConfig
+    from kyoukai.stream import StreamState
+
+__all__ = ("AsgiInterface",)
+
+logger = logging.getLogger("kyoukai")
+
+
+class AsgiInterface(Hosted):
+    """
+    Answers streams by an ASGI application.
+
+    :param app: the application; of version 3, or a double callable of version 2
+    :param config: the server's settings
+    :param context: the root context of the program
+    :param name: what messages call the application
+    :param max_body_size: the most bytes that the body of a request may have; None for no limit
+    """
+
+    name = "asgi"
+
+    def __init__(
+        self,
+        app: Any,
+        config: ServerConfig,
+        context: Context | None = None,
+        *,
+        name: str = "",
+        max_body_size: int | None = None,
+    ) -> None:
+        super().__init__(app, config, context, name=name, max_body_size=max_body_size)
+        double = is_double_callable(app)
+        self._call = _single(app) if double else app
+        self._scopes = ScopeFactory(config, "2.0" if double else "3.0")
+        self._lifespan: Lifespan | None = None
+
+    # -- Lifespan ------------------------------------------------------------------------------
+
+    async def startup(self, context: Context) -> None:
+        """
+        Let the application's lifespan begin, unless another interface has done so.
+
+        :param context: the root context
+        :raises KyoukaiError: in one line, if the application says that it cannot start, or does
+            not answer in time
+        """
+        if self.config.lifespan == "off" or self._lifespan is not None:
+            return
+        self._lifespan = lifespan = lifespan_of(
+            self.app, self._call, self.config, self.application_name, self._scopes.version
+        )
+        self._scopes.state = lifespan.state
+        try:
+            await lifespan.startup()
+        except BaseException:
+            await self.shutdown()
+            raise
+
+    async def shutdown(self) -> None:
+        """Let it end, if no other interface needs the application any more."""
+        lifespan, self._lifespan = self._lifespan, None
+        if lifespan is not None:
+            await lifespan.shutdown()
+
+    # -- Streams -------------------------------------------------------------------------------
+
+    async def answer(self, stream: StreamState) -> None:
+        """Answer a request."""
+        exchange = HttpExchange(stream)
+        try:
+            await self._call(self._scopes.http(stream.head), exchange.receive, exchange.send)
+        except Exception as error:
+            if stream.sending is RESET and self._is_of_leaving(stream, error):
+                return
+            raise
+        finally:
+            exchange.leave()
+        if exchange.step != DONE:
+            exchange.check_complete()
+
+    async def converse(self, stream: StreamState) -> None:
+        """Answer a handshake, and hold the conversation."""
+        socket = await open_socket(stream, self.config)
+        if socket is None:
+            return
+        exchange = WebSocketExchange(socket)
+        scope = self._scopes.websocket(stream.head, socket.subprotocols)
+        failed = False
+        try:
+            await self._call(scope, exchange.receive, exchange.send)
+            exchange.check_complete()
+        except Exception as error:
+            session = socket.session
+            gone = stream.sending is RESET or (session is not None and not session.is_open)
+            if gone and self._is_of_leaving(stream, error):
+                pass
+            elif session is None:
+                raise
+            else:
+                failed = True
+                self.report(stream, error)
+        finally:
+            exchange.leave()
+        await socket.finish(failed)
+
+    def _is_of_leaving(self, stream: StreamState, error: BaseException) -> bool:
+        """
+        Whether an application has failed because its client is gone, which is no fault of its own.
+
+        Frameworks put errors of their own around the one that ``send`` has raised.
+        """
+        if not _comes_of_leaving(error):
+            return False
+        logger.debug("%s %s: the client left: %r", stream.head.method, stream.head.path, error)
+        return True
+
+
+def _comes_of_leaving(error: BaseException | None) -> bool:
+    """Whether each of an error's roots is one that says that the client is gone."""
+    seen = 0
+    while error is not None and seen < 64:
+        if isinstance(error, PeerGone | WebSocketDisconnected):
+            return True
+        if isinstance(error, BaseExceptionGroup):
+            return all(_comes_of_leaving(each) for each in error.exceptions)
+        error = error.__cause__ or error.__context__
+        seen += 1
+    return False
+
+
+def _single(app: Any) -> Any:
+    """Return an application of ASGI 2, which is called twice, as one that is called once."""
+
+    async def application(scope: Any, receive: Any, send: Any) -> None:
+        await app(scope)(receive, send)
+
+    return application
