@@ -19,7 +19,7 @@ def hello(rounds: Rounds) -> bool:
         "Kyoukai, native route": kyoukai,
         "uvicorn, raw ASGI function": lambda port: uvicorn("asgi_app:app", port),
     }
-    return _contest("hello", *HELLO, contenders, rounds, promised=1.5)
+    return compare("hello", *HELLO, contenders, rounds, promised=1.5)
 
 
 def json(rounds: Rounds) -> bool:
@@ -27,10 +27,12 @@ def json(rounds: Rounds) -> bool:
         "Kyoukai, native route": kyoukai,
         "uvicorn, Starlette": lambda port: uvicorn("starlette_app:app", port),
     }
-    return _contest("JSON", *JSON, contenders, rounds, promised=2.0)
+    return compare("JSON", *JSON, contenders, rounds, promised=2.0)
 
 
-def _contest(name, path, body, contenders, rounds, promised) -> bool:
+def compare(name, path, body, contenders, rounds, promised) -> bool:
+    """Let servers answer GET requests of one path; see :func:`contest`."""
+
     def measure(pid: int, port: int) -> Figure:
         check(port, path, body)
         wrk(port, path, 1)

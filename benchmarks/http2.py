@@ -50,13 +50,18 @@ def hello(rounds: Rounds) -> bool:
         **OURS,
         "Hypercorn, raw ASGI function": partial(hypercorn, "asgi_app:app"),
     }
+    return compare_hello("hello", contenders, rounds, 6.0)
+
+
+def compare_hello(name, contenders, rounds, promised) -> bool:
+    """Let servers say hello; see :func:`contest`."""
     work = Work(("-c8", "-m16"), lambda requests: requests * len(HELLO[1]))
 
     def measure(pid: int, port: int) -> Figure:
         check(port, *HELLO)
         return _measure(pid, port, rounds, work)
 
-    return contest("HTTP/2 hello: /, h2load -c8 -m16", contenders, measure, rounds, 6.0)
+    return contest(f"HTTP/2 {name}: /, h2load -c8 -m16", contenders, measure, rounds, promised)
 
 
 def json(rounds: Rounds) -> bool:

@@ -19,6 +19,8 @@ import shutil
 import sys
 from collections.abc import Callable
 
+import hosted
+import hosted_memory
 import http1
 import http2
 import memory
@@ -37,8 +39,14 @@ PARTS: dict[str, Callable[[argparse.Namespace, Rounds], bool]] = {
     "websocket-http2": lambda options, rounds: websocket.echo_http2(rounds),
     "websocket-idle": lambda options, rounds: websocket.idle_sockets(options.connections or 10000),
     "websocket-publish": lambda options, rounds: websocket.publish(rounds, 1000),
+    "asgi-http1": lambda options, rounds: hosted.asgi_http1(rounds),
+    "asgi-http2": lambda options, rounds: hosted.asgi_http2(rounds),
+    "rsgi-http1": lambda options, rounds: hosted.rsgi_http1(rounds),
+    "wsgi-flask": lambda options, rounds: hosted.wsgi_flask(rounds),
+    "ssgi-http1": lambda options, rounds: hosted.ssgi_http1(rounds),
     "memory-http1": lambda options, rounds: memory.http1(options.connections or 5000),
     "memory-http2": lambda options, rounds: memory.http2(options.connections or 2000),
+    "memory-hosted": lambda options, rounds: hosted_memory.requests(rounds),
 }
 
 #: Programs that the load comes from, and the Debian packages that have them.

@@ -41,10 +41,19 @@ def certificate() -> tuple[str, ...]:
     return ("--certfile", f"{where}.pem", "--keyfile", f"{where}-key.pem")
 
 
+#: Threads that a server of WSGI applications has: those of uvicorn, which has no option for it.
+THREADS = 10
+
+
 def kyoukai(
-    port: int, *settings: str, tls: bool = False, app: str = "kyoukai_app:app"
+    port: int,
+    *settings: str,
+    tls: bool = False,
+    app: str = "kyoukai_app:app",
+    interface: str = "kyoukai",
 ) -> list[str]:
-    options = [part for setting in settings for part in ("--set", setting)]
+    options = ["--interface", interface]
+    options += [part for setting in settings for part in ("--set", setting)]
     bind = f"127.0.0.1:{port}"
     where = ("--tls-bind", bind, *certificate()) if tls else ("--bind", bind)
     return [
@@ -53,10 +62,11 @@ def kyoukai(
     ]
 
 
-def uvicorn(app: str, port: int) -> list[str]:
+def uvicorn(app: str, port: int, *options: str) -> list[str]:
     return [
         *(sys.executable, "-m", "uvicorn", app, "--port", str(port), "--http", "httptools"),
         *("--loop", "uvloop", "--no-access-log", "--log-level", "warning", "--lifespan", "off"),
+        *options,
     ]
 
 
@@ -65,6 +75,23 @@ def hypercorn(app: str, port: int) -> list[str]:
     return [
         *(sys.executable, "-m", "hypercorn", app, "--bind", f"127.0.0.1:{port}", *certificate()),
         *("--worker-class", "uvloop", "--workers", "0", "--config", "file:hypercorn_config.py"),
+    ]
+
+
+def granian(app: str, port: int, interface: str, *options: str) -> list[str]:
+    """Granian in HTTP/1.1, with nothing on that the work does not need."""
+    return [
+        *(sys.executable, "-m", "granian", app, "--port", str(port), "--interface", interface),
+        *("--workers", "1", "--runtime-threads", "1", "--loop", "uvloop", "--no-ws"),
+        *("--http", "1", "--no-access-log", "--log-level", "warning", *options),
+    ]
+
+
+def gunicorn(app: str, port: int) -> list[str]:
+    return [
+        *(sys.executable, "-m", "gunicorn", app, "--bind", f"127.0.0.1:{port}"),
+        *("--worker-class", "gthread", "--workers", "1", "--threads", str(THREADS)),
+        *("--keep-alive", "60", "--log-level", "warning", "--no-control-socket"),
     ]
 
 
@@ -83,6 +110,7 @@ def running(command: list[str], port: int) -> Iterator[int]:
             cwd=APPS,
             stdout=said,
             stderr=said,
+            start_new_session=True,
             preexec_fn=lambda: os.sched_setaffinity(0, {SERVER_CPU}),
         )
         try:
@@ -98,7 +126,7 @@ def running(command: list[str], port: int) -> Iterator[int]:
             try:
                 process.wait(10)
             except subprocess.TimeoutExpired:
-                process.kill()
+                os.killpg(process.pid, signal.SIGKILL)
                 process.wait()
 
 
@@ -113,9 +141,19 @@ def _wait_for(process: subprocess.Popen[bytes], port: int) -> None:
 
 
 def processor_time(pid: int) -> float:
-    """Return the seconds of processor that a process has used, its own and the kernel's."""
+    """
+    Return the seconds of processor that a process has used, its own and the kernel's.
+
+    Its children's count, too: some servers have a process that looks after their one worker.
+    """
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / _TICKS
+    own = (int(fields[11]) + int(fields[12])) / _TICKS
+    return own + sum(processor_time(child) for child in _children(pid))
+
+
+def _children(pid: int) -> list[int]:
+    threads = Path(f"/proc/{pid}/task").iterdir()
+    return [int(child) for thread in threads for child in (thread / "children").read_text().split()]
 
 
 def rss(pid: int) -> int:

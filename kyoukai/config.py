@@ -43,6 +43,15 @@ class ServerConfig:
     keyfile: str | None = None
     """Path of the certificate's private key, PEM."""
 
+    client_ca: str | None = None
+    """
+    Path of the certificates, PEM, that have signed those of clients. Where it is given, clients
+    must show a certificate in the TLS handshake. None: clients are not asked for any.
+    """
+
+    client_cert_optional: bool = False
+    """Whether a client without a certificate may connect although there is a ``client_ca``."""
+
     ciphers: str = "ECDHE+AESGCM:ECDHE+CHACHA20"
     """
     Cipher suites of TLS 1.2, in OpenSSL's notation. TLS 1.3 has its own, which are all sound. Where
@@ -373,6 +382,8 @@ def _check_ranges(config: ServerConfig) -> None:
             raise ConfigurationError(f"{field.name} must be at most {_LARGEST_WINDOW}")
         if field.name in _ABOVE_ZERO and value == 0:
             raise ConfigurationError(f"{field.name} must be greater than 0")
+    if config.client_cert_optional and config.client_ca is None:
+        raise ConfigurationError("client_ca is missing: client_cert_optional is for it")
     for proxy in config.trusted_proxies:
         if proxy in ("*", "unix"):
             continue

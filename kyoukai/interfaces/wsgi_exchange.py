@@ -72,7 +72,10 @@ class Exchange:
     def post(self, *note: Any) -> None:
         """Leave a note for the task."""
         self._notes.append(note)
-        self.pool.notify(self)  # type: ignore[arg-type]  # the subclass can run
+        if self.left_alone:  # asked after the note was left: either side sees it, or both do
+            self._answer_rest()
+        else:
+            self.pool.notify(self)  # type: ignore[arg-type]  # the subclass can run
 
     def ask(self, what: int) -> Any:
         """
@@ -82,12 +85,12 @@ class Exchange:
         """
         reply: SimpleQueue[Any] = SimpleQueue()  # its own: the application may ask in two threads
         self.post(what, reply)
-        # Looked at after the note was left: the task answers what it finds when it ends.
-        if self.left_alone:
-            raise PeerGone
         result = reply.get()
         if isinstance(result, BaseException):
-            raise result
+            try:
+                raise result
+            finally:
+                del result  # its traceback leads to this frame
         return result
 
     # -- On the loop ---------------------------------------------------------------------------
@@ -118,18 +121,22 @@ class Exchange:
                 if kind == READ:
                     note[1].put(await self._read())
                 elif kind == FLUSH:
-                    note[1].put(self.failure)
+                    note[1].put(self.trouble())
                 elif self.failure is None:
                     try:
                         await self._carry_out(*note)
                     except StreamError as failure:
-                        self.failure = failure
+                        self.failure = failure.with_traceback(None)  # which would lead back here
         finally:
             self._leave()
 
     def _own_failure(self) -> StreamError | None:
         """What the thread could not know, because it was done before."""
         return self.failure if isinstance(self.failure, InvalidResponse) else None
+
+    def trouble(self) -> StreamError | None:
+        """Why no more of the answer can be sent, to be raised in the thread."""
+        return PeerGone() if isinstance(self.failure, PeerGone) else self.failure
 
     async def _read(self) -> tuple[bytes, bool] | StreamError:
         stream = self.stream
@@ -180,16 +187,22 @@ class Exchange:
         return b"".join(pieces)
 
     def _leave(self) -> None:
-        """The task ends: whoever waits for it waits no more."""
+        """The task ends: who waits for it waits no more."""
         self._waiter = None
         self.left_alone = True
-        notes = self._notes
-        while notes:
-            note = notes.popleft()
+        self._answer_rest()
+
+    def _answer_rest(self) -> None:
+        """Answer notes that no task will read, here or in the thread; each of them once."""
+        while True:
+            try:
+                note = self._notes.popleft()
+            except IndexError:
+                return
             if note[0] in (READ, FLUSH):
                 note[1].put(PeerGone())
             elif note[0] == DONE:
                 self.unheard(note[1])
 
     def unheard(self, error: BaseException | None) -> None:
-        """The application has raised something, and nobody is there to answer for it."""
+        """The application has raised something after its request was given up."""

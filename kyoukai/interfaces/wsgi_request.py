@@ -79,8 +79,7 @@ class WsgiRequest(Exchange):
         except BaseException as raised:  # SystemExit ends neither the thread nor the server
             error = raised
         self.post(DONE, error)
-        if self.left_alone:
-            self.unheard(error)
+        error = None  # its traceback leads to this frame
 
     def unheard(self, error: BaseException | None) -> None:
         """Log what the application has raised after its request was given up."""
@@ -158,7 +157,7 @@ class WsgiRequest(Exchange):
         if (type(result) is list or type(result) is tuple) and not self._sent:
             self._send_sequence(result)
             return
-        if isinstance(result, bytes | bytearray | memoryview | str | dict):
+        if isinstance(result, bytes | bytearray | memoryview | str):
             raise InterfaceError(
                 f"the application returned {type(result).__name__}, not an iterable of bytes"
             )
@@ -219,8 +218,9 @@ class WsgiRequest(Exchange):
 
     def _put(self, data: bytes) -> None:
         """Send some of the body; waits while the client is slow."""
-        if self.failure is not None:
-            raise self.failure
+        trouble = self.failure and self.trouble()
+        if trouble is not None:
+            raise trouble
         size = len(data)
         if not self._sent:
             head = self._head

@@ -54,7 +54,7 @@ def make_context(config: ServerConfig, protocols: Sequence[str]) -> ssl.SSLConte
     TLS 1.2 and up, no compression, no renegotiation, and by default forward secrecy only: RFC 9113
     section 9.2 asks for no less where HTTP/2 is spoken, and RFC 9325 recommends it everywhere.
 
-    :param config: for ``certfile``, ``keyfile`` and ``ciphers``
+    :param config: for ``certfile``, ``keyfile``, ``ciphers`` and ``client_ca``
     :param protocols: what ALPN offers, the best first (RFC 7301)
     :raises ConfigurationError: if the pair or the ciphers cannot be used
     """
@@ -82,7 +82,19 @@ def make_context(config: ServerConfig, protocols: Sequence[str]) -> ssl.SSLConte
         else:
             message = f"certfile, keyfile: {certfile!r} or {keyfile!r} is damaged"
         raise ConfigurationError(message) from None
+    if config.client_ca is not None:
+        _ask_clients(context, config.client_ca, config.client_cert_optional)
     return context
+
+
+def _ask_clients(context: ssl.SSLContext, path: str, optional: bool) -> None:
+    """Let clients show certificates that these have signed (RFC 8446 section 4.4.2.4)."""
+    _readable("client_ca", path, b"CERTIFICATE-----", "certificate")
+    try:
+        context.load_verify_locations(path)
+    except ssl.SSLError:
+        raise ConfigurationError(f"client_ca: {path!r} is damaged") from None
+    context.verify_mode = ssl.CERT_OPTIONAL if optional else ssl.CERT_REQUIRED
 
 
 def _check_ciphers(context: ssl.SSLContext) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import ssl
 import stat
 import subprocess
@@ -10,6 +11,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
 
 from kyoukai.config import ServerConfig
 from kyoukai.exceptions import ConfigurationError
@@ -276,3 +280,84 @@ def test_a_folder_that_cannot_be_made(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(ConfigurationError, match="cannot write .*file.*"):
         write_certificate(tmp_path / "file" / "certs")
+
+
+# -- Certificates of clients ----------------------------------------------------------------------
+
+
+def make_client(folder: Path) -> tuple[str, str]:
+    """Write an authority's certificate, and a pair of a client's that it has signed."""
+    now = datetime.datetime.now(datetime.UTC)
+    made: list[tuple[x509.Name, ec.EllipticCurvePrivateKey]] = []
+    for text, authority in (("authority", True), ("client", False)):
+        key = ec.generate_private_key(ec.SECP256R1())
+        name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, text)])
+        made.append((name, key))
+        issuer, issuers_key = made[0]
+        certificate = (
+            x509.CertificateBuilder()
+            .subject_name(name)
+            .issuer_name(issuer)
+            .public_key(key.public_key())
+            .serial_number(x509.random_serial_number())
+            .not_valid_before(now - datetime.timedelta(hours=1))
+            .not_valid_after(now + datetime.timedelta(hours=1))
+            .add_extension(x509.BasicConstraints(ca=authority, path_length=None), critical=True)
+            .sign(issuers_key, hashes.SHA256())
+        )
+        encoding = serialization.Encoding.PEM
+        plain = serialization.NoEncryption()
+        pem = certificate.public_bytes(encoding)
+        if not authority:
+            pem += key.private_bytes(encoding, serialization.PrivateFormat.PKCS8, plain)
+        (folder / f"{text}.pem").write_bytes(pem)
+    return str(folder / "authority.pem"), str(folder / "client.pem")
+
+
+@pytest.mark.parametrize("optional", [False, True])
+@pytest.mark.parametrize(("shown", "accepted"), [("good", True), ("other", False), (None, None)])
+def test_certificates_of_clients(
+    certificates: Certificates,
+    tmp_path: Path,
+    optional: bool,
+    shown: str | None,
+    accepted: bool | None,
+) -> None:
+    authority, pair = make_client(tmp_path)
+    config = ServerConfig(
+        **certificates.pair("a"), client_ca=authority, client_cert_optional=optional
+    )
+    client = certificates.trusting("a")
+    if shown == "good":
+        client.load_cert_chain(pair)
+    elif shown == "other":
+        client.load_cert_chain(*certificates.pair("b").values())
+    server = make_context(config, ("http/1.1",))
+    if accepted is False or (accepted is None and not optional):
+        with pytest.raises(ssl.SSLError, match="CERTIFICATE"):
+            shake_hands(server, client)
+        return
+    connection, _ = shake_hands(server, client)
+    subject = dict(pair[0] for pair in (connection.getpeercert() or {}).get("subject", ()))
+    assert subject == ({} if shown is None else {"commonName": "client"})
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("none.pem", "client_ca: cannot read '.*none.pem': No such file"),
+        ("junk.pem", "client_ca: '.*junk.pem' holds no certificate in PEM form"),
+        ("damaged.pem", "client_ca: '.*damaged.pem' is damaged"),
+    ],
+)
+def test_a_client_ca_that_cannot_be_used(
+    certificates: Certificates, name: str, message: str
+) -> None:
+    config = ServerConfig(**certificates.pair("a"), client_ca=certificates.path(name))
+    with pytest.raises(ConfigurationError, match=message):
+        make_context(config, ("http/1.1",))
+
+
+def test_an_option_without_a_client_ca() -> None:
+    with pytest.raises(ConfigurationError, match="client_ca is missing"):
+        ServerConfig(client_cert_optional=True)
