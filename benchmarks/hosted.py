@@ -9,6 +9,7 @@ import http2
 from contest import Rounds
 from servers import THREADS, granian, gunicorn, hypercorn, kyoukai, uvicorn
 
+
 def asgi_http1(rounds: Rounds) -> bool:
     uvicorns = "uvicorn, raw ASGI function"
     contenders = {
@@ -43,14 +44,20 @@ def wsgi_flask(rounds: Rounds) -> bool:
     """
     Measure Flask, in as many threads as uvicorn has.
 
-    Granian is for information, in as many threads as it chooses when it is not told.
+    Granian is for information, also with the one thread that is the fastest for an application that
+    never waits.
     """
     ours = partial(kyoukai, app="flask_app:app", interface="wsgi")
+
+    def granians(port: int, *options: str) -> list[str]:
+        return granian("flask_app:app", port, "wsgi", *options)
+
     contenders = {
         "Kyoukai, Flask": lambda port: ours(port, f"wsgi_threads={THREADS}"),
         "uvicorn, Flask": lambda port: uvicorn("flask_app:app", port, "--interface", "wsgi"),
         "gunicorn gthread, Flask": lambda port: gunicorn("flask_app:app", port),
-        "Granian, Flask": lambda port: granian("flask_app:app", port, "wsgi"),
+        "Granian, Flask": lambda port: granians(port, "--blocking-threads", str(THREADS)),
+        "Granian, Flask, one thread": lambda port: granians(port, "--blocking-threads", "1"),
     }
     promised = {"uvicorn, Flask": 1.2, "gunicorn gthread, Flask": 2.0}
     title = f"WSGI, {THREADS} threads"

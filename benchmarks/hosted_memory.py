@@ -27,8 +27,10 @@ from servers import APPS, SERVER_CPU
 from kyoukai.backends.httptools_ import HttpToolsProtocol
 from kyoukai.memory import MemoryServer, MemoryTransport
 
-#: Kinds, each with its interface and its application.
+#: Kinds, each with its interface and its application. The first is no application: what answers the
+#: server's stream at once is what no kind can be below.
 KINDS = {
+    "stream": (None, "bare_stream:answer"),
     "native": ("kyoukai", "kyoukai_app:app"),
     "asgi": ("asgi", "asgi_app:app"),
     "rsgi": ("rsgi", "rsgi_app:app"),

@@ -21,7 +21,7 @@ from kyoukai._version import __version__
 from kyoukai.app import Kyoukai
 from kyoukai.asphalt import find_components
 from kyoukai.config import ServerConfig, check_keys
-from kyoukai.exceptions import ConfigurationError, KyoukaiError, TargetError
+from kyoukai.exceptions import ConfigurationError, KyoukaiError, TargetError, UnknownKindError
 from kyoukai.interfaces.hosted import name_of_application
 from kyoukai.interfaces.recognition import recognise
 from kyoukai.mount import Mount, find_application
@@ -61,6 +61,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         status = 2
     except click.ClickException as error:
         status = _fail(error.format_message(), error.exit_code)
+    except UnknownKindError as error:  # an option was left out
+        status = _fail(str(error), 2)
     except KyoukaiError as error:
         _show_traceback(error)
         status = _fail(str(error), 1)

@@ -4,6 +4,7 @@ Every error that Kyoukai raises, in one tree::
     KyoukaiError
     ├── ConfigurationError          a setting, an address, a certificate or a YAML key is wrong
     │   └── TargetError             an application target cannot be imported or is no application
+    │       └── UnknownKindError    nothing tells what kind of application it is
     ├── InterfaceError              a hosted application broke the rules of its interface
     ├── RouteError                  a route, a blueprint or an endpoint is declared wrongly
     ├── StreamError                 something about one request and its response
@@ -47,6 +48,7 @@ __all__ = (
     "StreamError",
     "StreamStateError",
     "TargetError",
+    "UnknownKindError",
     "WebSocketDisconnected",
 )
 
@@ -61,6 +63,10 @@ class ConfigurationError(KyoukaiError, ValueError):
 
 class TargetError(ConfigurationError):
     """An application target (``module:attribute``) leads to nothing that can be served."""
+
+
+class UnknownKindError(TargetError):
+    """Nothing tells what kind of application it is: its interface must be named."""
 
 
 class InterfaceError(KyoukaiError, RuntimeError):

@@ -1,4 +1,4 @@
-"""An SSGI application: one function, which may be a coroutine function, for requests and sockets."""
+"""An SSGI application: one function, for requests and for sockets."""
 
 
 async def app(type, server_address, remote_address, method, path, query_string, get_header, res):  # noqa: A002

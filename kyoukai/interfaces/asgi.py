@@ -19,9 +19,11 @@ from kyoukai.interfaces.hosted import Hosted
 from kyoukai.interfaces.hosted_socket import open_socket
 from kyoukai.interfaces.lifespan import Lifespan, lifespan_of
 from kyoukai.interfaces.recognition import is_double_callable
-from kyoukai.stream import RESET
+from kyoukai.stream import CLOSED, RESET
 
 if TYPE_CHECKING:
+    from collections.abc import Coroutine
+
     from asphalt.core import Context
 
     from kyoukai.config import ServerConfig
@@ -90,19 +92,28 @@ class AsgiInterface(Hosted):
 
     # -- Streams -------------------------------------------------------------------------------
 
+    def __call__(self, stream: StreamState) -> Coroutine[Any, Any, None]:
+        """Answer a stream."""
+        if stream.head.protocol is None and self.max_body_size is None:
+            return self.answer(stream)  # which sees to its errors itself: a coroutine less
+        return super().__call__(stream)
+
     async def answer(self, stream: StreamState) -> None:
         """Answer a request."""
+        stream.cancel_on_disconnect = False
         exchange = HttpExchange(stream)
         try:
             await self._call(self._scopes.http(stream.head), exchange.receive, exchange.send)
+            if exchange.step != DONE:
+                exchange.check_complete()
         except Exception as error:
-            if stream.sending is RESET and self._is_of_leaving(stream, error):
-                return
-            raise
+            if not (stream.sending is RESET and self._is_of_leaving(stream, error)):
+                await self._failed(stream, error)
+        else:
+            if stream.sending is not CLOSED:
+                await self._left_open(stream)
         finally:
             exchange.leave()
-        if exchange.step != DONE:
-            exchange.check_complete()
 
     async def converse(self, stream: StreamState) -> None:
         """Answer a handshake, and hold the conversation."""

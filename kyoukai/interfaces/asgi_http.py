@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 from kyoukai.exceptions import BodyError, InterfaceError, InvalidResponse, PeerGone
 from kyoukai.interfaces.asgi_files import open_descriptor, open_path
-from kyoukai.interfaces.asgi_messages import body_of, fields_of, required, type_of
+from kyoukai.interfaces.asgi_messages import body_of, fields_of, known_fields, required, type_of
 from kyoukai.interfaces.asgi_response import BODY, DONE, HELD, START, TRAILERS, AsgiResponse
 from kyoukai.rules import bodyless
-from kyoukai.stream import CLOSED, RESET
+from kyoukai.stream import CLOSED, IDLE, RESET
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
@@ -107,7 +107,22 @@ class HttpExchange(AsgiResponse):
         except (KeyError, TypeError):
             kind = type_of(message)
         if kind == "http.response.start":
-            self.start(message, kind)
+            if self.step != START or self.stream.sending is not IDLE:
+                self.refuse(kind)
+            # What ``start`` does with most heads.
+            try:
+                status, headers = message["status"], message["headers"]
+                fields = known_fields[tuple(headers) if type(headers) is list else headers]
+            except (KeyError, TypeError):
+                self.start(message, kind)
+                return
+            if type(status) is not int or not 200 <= status <= 599:
+                self.start(message, kind)
+                return
+            self.status = status
+            self.fields = fields
+            self.trailers = bool(message.get("trailers", False))
+            self.step = HELD
         elif kind == "http.response.body":
             body = message.get("body", b"")
             if type(body) is not bytes:

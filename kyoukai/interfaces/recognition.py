@@ -12,7 +12,7 @@ import inspect
 from typing import Any
 
 from kyoukai.app import Kyoukai
-from kyoukai.exceptions import TargetError
+from kyoukai.exceptions import TargetError, UnknownKindError
 
 __all__ = ("is_double_callable", "recognise")
 
@@ -42,7 +42,9 @@ def recognise(app: Any, source: str) -> str:
         raise TargetError(f"app: {source!r} is of type {kind}, which is no application")
     count = _required(app)
     if count is None:
-        raise TargetError(f"app: {source!r}: its signature does not tell what kind it is; {_HINT}")
+        raise UnknownKindError(
+            f"app: {source!r}: its signature does not tell what kind it is; {_HINT}"
+        )
     if count == 8:
         return "ssgi"
     if count == 3 or (count == 1 and is_double_callable(app)):
@@ -50,12 +52,13 @@ def recognise(app: Any, source: str) -> str:
     if count == 2:
         return "rsgi" if _is_coroutine_function(app) else "wsgi"
     if count == 0:
-        raise TargetError(
+        raise UnknownKindError(
             f"app: {source!r} takes no arguments; if it makes the application, say factory: true"
             " (--factory)"
         )
-    raise TargetError(
-        f"app: {source!r} takes {count} arguments, as no kind of application does; {_HINT}"
+    raise UnknownKindError(
+        f"app: {source!r} takes {count} argument{'s'[: count != 1]}, as no kind of application"
+        f" does; {_HINT}"
     )
 
 

@@ -16,7 +16,8 @@ from kyoukai.interfaces.ssgi_sending import begin
 from kyoukai.stream import RESET
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Coroutine, Sequence
+    from collections.abc import Awaitable, Callable, Coroutine, Generator, Sequence
+    from contextvars import Context
 
     from kyoukai.interfaces.ssgi import SsgiInterface
     from kyoukai.interfaces.ssgi_headers import RequestHeaders
@@ -25,7 +26,29 @@ if TYPE_CHECKING:
     #: A handler of an event, and the arguments that it gets after its own.
     Handler = tuple[Callable[..., Any], tuple[Any, ...]]
 
-__all__ = ("SsgiExchange",)
+__all__ = ("RunTask", "SsgiExchange")
+
+
+class RunTask(asyncio.Task[Any]):
+    """
+    What ``run_async`` runs, which knows whether anybody but the server will hear how it ends.
+    """
+
+    #: Whether it is awaited, by whatever means.
+    is_awaited = False
+
+    def __await__(self) -> Generator[Any, None, Any]:
+        self.is_awaited = True
+        return super().__await__()
+
+    def add_done_callback(self, callback: Any, *, context: Context | None = None) -> None:
+        """Call something at the end: so do ``wait``, ``gather`` and ``shield``."""
+        self.is_awaited = True
+        super().add_done_callback(callback, context=context)
+
+    def tell(self, callback: Callable[[asyncio.Task[Any]], object]) -> None:
+        """For the server: call something at the end."""
+        super().add_done_callback(callback)
 
 
 class SsgiExchange:
@@ -37,10 +60,12 @@ class SsgiExchange:
     :param headers: its headers
     """
 
-    _tasks: set[asyncio.Task[Any]] | None = None
+    _tasks: set[RunTask] | None = None
+    #: Done when no task is left.
+    _idle: asyncio.Future[None] | None = None
     _watcher: asyncio.Task[None] | None = None
     _extensions: dict[str, Any] | None = None
-    #: An exception that has been seen to.
+    #: An exception that has been seen to: a task's, which who awaits the task may raise again.
     _seen: BaseException | None = None
     _over = False
 
@@ -71,7 +96,7 @@ class SsgiExchange:
         :param handler: a coroutine function or any other callable; or an awaitable, without
             arguments
         :param arguments: what it is called with; nothing is added to them
-        :return: the task; what it raises is logged and ends the answer, whoever awaits it
+        :return: the task; what it raises is logged and ends the answer, if nobody awaits it then
         :raises InterfaceError: if it is no such handler, or the request is over
         """
         if inspect.isawaitable(handler):
@@ -84,26 +109,33 @@ class SsgiExchange:
             _forget(handler)
             raise InterfaceError("run_async() after the request is over")
         self._holders += 1
-        task = self._spawn(_call(handler, arguments))
-        task.add_done_callback(self._release)
-        return task
+        return self._spawn(_call(handler, arguments), self._release)
 
-    def _spawn(self, work: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
+    def _spawn(
+        self,
+        work: Coroutine[Any, Any, Any],
+        done: Callable[[asyncio.Task[Any]], object] | None = None,
+    ) -> RunTask:
         """Run something that the request lasts as long as."""
-        task = asyncio.get_running_loop().create_task(work, name="kyoukai ssgi")
+        task = RunTask(work, loop=asyncio.get_running_loop(), name="kyoukai ssgi")
         if self._tasks is None:
             self._tasks = set()
         self._tasks.add(task)
-        task.add_done_callback(self._task_done)
+        task.tell(self._task_done)
+        if done is not None:
+            task.tell(done)
         return task
 
     def _task_done(self, task: asyncio.Task[Any]) -> None:
         assert self._tasks is not None
+        assert isinstance(task, RunTask)
         self._tasks.discard(task)
-        if not task.cancelled():
+        if not (task.is_awaited or task.cancelled()):
             error = task.exception()
             if isinstance(error, Exception):
                 self.fail(error)
+        if not self._tasks and self._idle is not None and not self._idle.done():
+            self._idle.set_result(None)
 
     def _release(self, task: object = None) -> None:
         """One of those that need the request has ended."""
@@ -119,8 +151,13 @@ class SsgiExchange:
                 self._notify()
             if not self._tasks:
                 break
-            await asyncio.wait(self._tasks)
+            await self._wait()
         self._end()
+
+    async def _wait(self) -> None:
+        """Wait until no task is left."""
+        self._idle = asyncio.get_running_loop().create_future()
+        await self._idle
 
     def _end(self) -> None:
         self._over = True
@@ -136,7 +173,7 @@ class SsgiExchange:
         while self._tasks:
             for task in self._tasks:
                 task.cancel()
-            await asyncio.wait(self._tasks)
+            await self._wait()
 
     # -- What goes wrong -----------------------------------------------------------------------
 
@@ -157,9 +194,9 @@ class SsgiExchange:
             problem = f"{error} (in a handler of {event}())"
         self._interface.complain(self._stream, problem, error)
 
-    def _overflow(self, what: str, size: int) -> None:
+    def _overflow(self, size: int) -> None:
         """More has been sent than the client takes, by an application that does not wait."""
-        problem = f"{what} while {size} bytes of earlier payload wait: await {what}"
+        problem = f"more was sent while {size} bytes of it wait: what sends is to be awaited"
         self._interface.complain(self._stream, problem)
         self._stream.reset(problem)
 

@@ -216,7 +216,7 @@ class SSGIHttpResponse(SsgiExchange):
             if queue.gone or (size and queue.waiting >= MOST_WAITING):
                 step.close()
                 if not queue.gone:
-                    self._overflow("send()", queue.waiting)
+                    self._overflow(queue.waiting)
                 return GONE
             return Later(queue.wait, queue.put(step, size))
         try:
@@ -228,8 +228,7 @@ class SSGIHttpResponse(SsgiExchange):
         if queue is None:
             queue = self._queue = SendQueue()
         number = queue.put(rest, size)
-        writer = self._spawn(queue.run())
-        writer.add_done_callback(self._writer_done)
+        self._spawn(queue.run(), self._writer_done)
         return Later(queue.wait, number)
 
     def _writer_done(self, writer: asyncio.Task[Any]) -> None:

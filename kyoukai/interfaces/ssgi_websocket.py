@@ -60,7 +60,7 @@ class SSGIWebSocket(SsgiExchange):
     #: What on_close tells, once it has.
     _close: tuple[int, str | None] | None = None
     #: What waits for somebody to receive.
-    _idle: asyncio.Future[None] | None = None
+    _waiting: asyncio.Future[None] | None = None
 
     def __init__(
         self, interface: SsgiInterface, socket: HostedSocket, headers: RequestHeaders
@@ -148,7 +148,7 @@ class SSGIWebSocket(SsgiExchange):
         self._headers.end()
         if rest is None:
             return SENT
-        return Later(_deny, self._spawn(_quietly(rest)))
+        return Later(_denied, self._spawn(_deny(rest)))
 
     def _answered(self, what: str) -> bool:
         """Raise if the handshake has its answer; return whether the client did not wait for it."""
@@ -180,7 +180,7 @@ class SSGIWebSocket(SsgiExchange):
         if not session.is_open:
             return GONE
         if self._clogged and session.buffered >= MOST_WAITING:
-            self._overflow("send()", session.buffered)
+            self._overflow(session.buffered)
             return GONE
         self._clogged = session.put(TEXT if isinstance(payload, str) else BINARY, data)
         return Later(session.drain) if self._clogged else SENT
@@ -244,8 +244,8 @@ class SSGIWebSocket(SsgiExchange):
     async def _read(self, session: Session) -> None:
         """Give every message to the handlers, and then tell that there will be no more."""
         while session.is_open and self._holders and not self._receivers:
-            self._idle = asyncio.get_running_loop().create_future()
-            await self._idle
+            self._waiting = asyncio.get_running_loop().create_future()
+            await self._waiting
         while True:
             try:
                 message = await session.receive()
@@ -263,8 +263,8 @@ class SSGIWebSocket(SsgiExchange):
                     session.close(FAILED)
 
     def _wake(self) -> None:
-        if self._idle is not None and not self._idle.done():
-            self._idle.set_result(None)
+        if self._waiting is not None and not self._waiting.done():
+            self._waiting.set_result(None)
 
     def _release(self, task: object = None) -> None:
         super()._release(task)
@@ -289,7 +289,7 @@ class SSGIWebSocket(SsgiExchange):
             super().fail(error)
             return
         self._seen = error
-        if not isinstance(error, PeerGone | WebSocketDisconnected):
+        if session.is_open or not isinstance(error, PeerGone | WebSocketDisconnected):
             problem = "unhandled error in the application"
             if isinstance(error, InterfaceError):
                 problem = str(error)
@@ -297,7 +297,7 @@ class SSGIWebSocket(SsgiExchange):
             session.close(FAILED)
 
 
-async def _quietly(rest: Awaitable[None]) -> bool:
+async def _deny(rest: Awaitable[None]) -> bool:
     """Send the rest of an answer; return whether the client took it."""
     try:
         await rest
@@ -306,6 +306,6 @@ async def _quietly(rest: Awaitable[None]) -> bool:
     return True
 
 
-async def _deny(sending: asyncio.Task[bool]) -> None:
+async def _denied(sending: asyncio.Task[bool]) -> None:
     if not await asyncio.shield(sending):
         raise PeerGone

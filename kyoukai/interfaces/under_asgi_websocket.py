@@ -15,7 +15,8 @@ from websockets.frames import Frame, Opcode
 from websockets.protocol import Protocol, Side, State
 
 from kyoukai.exceptions import InterfaceError
-from kyoukai.interfaces.under_asgi_wire import AsgiWire, own_headers
+from kyoukai.interfaces.under_asgi_wire import AsgiWire
+from kyoukai.interfaces.under_heads import own_headers
 from kyoukai.stream import CLOSED, OPEN
 from kyoukai.ws.codes import ABNORMAL, check_close, shorten
 

@@ -11,14 +11,8 @@ import asyncio
 from collections import deque
 from typing import TYPE_CHECKING, Any
 
-from kyoukai.exceptions import (
-    InterfaceError,
-    InvalidResponse,
-    PeerGone,
-    StreamError,
-    StreamStateError,
-)
-from kyoukai.rules import HOP_BY_HOP, bodyless, check_response_head, content_length
+from kyoukai.exceptions import InterfaceError, PeerGone, StreamError, StreamStateError
+from kyoukai.interfaces.under_heads import streamed_head, whole_answer
 from kyoukai.stream import IDLE, OPEN
 
 if TYPE_CHECKING:
@@ -32,10 +26,7 @@ if TYPE_CHECKING:
     Receive = Callable[[], Awaitable[Message]]
     Send = Callable[[Message], Awaitable[None]]
 
-__all__ = ("AsgiWire", "own_headers")
-
-#: An upgrade is the server's to offer, too.
-_NOT_OURS = HOP_BY_HOP | {b"upgrade"}
+__all__ = ("AsgiWire",)
 
 
 class AsgiWire:
@@ -206,10 +197,7 @@ class AsgiWire:
         self, stream: StreamState, status: int, headers: Sequence[Header], length: int | None
     ) -> None:
         """Send the head of a response whose body follows."""
-        kept, _ = own_headers(headers)
-        if length is not None and status != 204:
-            kept.append((b"content-length", b"%d" % length))
-        message = self._start(status, kept)
+        message = self._start(status, streamed_head(status, headers, length))
         if "http.response.trailers" in self.extensions:  # whether there are any is not known yet
             self._has_trailers = message["trailers"] = True
         self.post(message)
@@ -227,14 +215,7 @@ class AsgiWire:
         """Send a whole response."""
         if stream.sending is not IDLE:  # since this coroutine was made
             raise PeerGone
-        check_response_head(status, headers)
-        kept, declared = own_headers(headers)
-        method = stream.head.method
-        length = content_length(method, status, declared, len(body))
-        if length is not None:
-            kept.append((b"content-length", b"%d" % length))
-        if bodyless(method, status):
-            body = b""
+        kept, body = whole_answer(stream.head.method, status, headers, body)
         stream.sending = OPEN
         stream.status = status
         await self.flushed()
@@ -282,27 +263,6 @@ class AsgiWire:
 
     def tunnel_end(self, stream: StreamState, complete: bool) -> None:
         """Not here."""
-
-
-def own_headers(headers: Sequence[Header]) -> tuple[list[Header], int | None]:
-    """
-    Return what another server may send of an answer's headers, names in lower case.
-
-    :param headers: the application's
-    :return: them, without those that are that server's, and the Content-Length among them
-    :raises InvalidResponse: if that makes no sense
-    """
-    kept: list[Header] = []
-    length: int | None = None
-    for name, value in headers:
-        lower = name.lower()
-        if lower == b"content-length":
-            if not value.isdigit() or (length is not None and length != int(value)):
-                raise InvalidResponse(f"content-length {value[:80]!r} is no number")
-            length = int(value)
-        elif lower not in _NOT_OURS:
-            kept.append((lower, value))
-    return kept, length
 
 
 async def _end(task: asyncio.Task[None] | None) -> None:

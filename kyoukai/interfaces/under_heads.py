@@ -1,5 +1,5 @@
 """
-Heads of requests that another server has parsed: from ASGI scopes and WSGI environs.
+Heads below another server: of requests that it has parsed, and of the answers that it is to send.
 
 That server has checked the syntax. What decides over the request (host, forwarding headers, names
 that collapse in an environ, the length of the body) follows the rules of our own wires.
@@ -10,11 +10,15 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import quote, unquote_to_bytes
 
-from kyoukai.exceptions import ProtocolError
+from kyoukai.exceptions import InvalidResponse, ProtocolError
 from kyoukai.rules import (
     FORWARDED,
+    HOP_BY_HOP,
     apply_forwarded,
+    bodyless,
     check_authority,
+    check_response_head,
+    content_length,
     decode_path,
     field_name,
     split_target,
@@ -22,12 +26,21 @@ from kyoukai.rules import (
 from kyoukai.stream import RequestHead
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Mapping, Sequence
 
     from kyoukai.config import ServerConfig
     from kyoukai.rules import Header
+    from kyoukai.stream import Payload
 
-__all__ = ("Incoming", "from_environ", "from_scope", "refused")
+__all__ = (
+    "Incoming",
+    "from_environ",
+    "from_scope",
+    "own_headers",
+    "refused",
+    "streamed_head",
+    "whole_answer",
+)
 
 #: Characters that a path may have besides letters and digits (RFC 3986 section 3.3).
 _PATH = "/:@!$&'()*+,;=~"
@@ -37,6 +50,8 @@ _DEFAULT_PORTS = {"http": "80", "https": "443"}
 _VERSIONS = {"HTTP/1.0": "1.0", "HTTP/2": "2", "HTTP/2.0": "2", "HTTP/3": "3"}
 _SINGLE = frozenset((b"content-length", b"expect", b"host", b"transfer-encoding"))
 _SPECIAL = _SINGLE | FORWARDED | {b"cookie"}
+#: Headers of an answer that are the other server's: an upgrade is its to offer, too.
+_NOT_OURS = HOP_BY_HOP | {b"upgrade"}
 
 
 class Incoming(NamedTuple):
@@ -261,3 +276,61 @@ def _raw_of(environ: Mapping[str, Any], path: bytes, prefix: int) -> bytes:
             if unquote_to_bytes(raw) in (path, path[prefix:]):
                 return raw
     return quote(path, safe=_PATH).encode()
+
+
+# -- Answers ---------------------------------------------------------------------------------------
+
+
+def own_headers(headers: Sequence[Header]) -> tuple[list[Header], int | None]:
+    """
+    Return what another server may send of an answer's headers, names in lower case.
+
+    :param headers: the application's
+    :return: them, without those that are that server's, and the Content-Length among them
+    :raises InvalidResponse: if that makes no sense
+    """
+    kept: list[Header] = []
+    length: int | None = None
+    for name, value in headers:
+        lower = name.lower()
+        if lower == b"content-length":
+            if not value.isdigit() or (length is not None and length != int(value)):
+                raise InvalidResponse(f"content-length {value[:80]!r} is no number")
+            length = int(value)
+        elif lower not in _NOT_OURS:
+            kept.append((lower, value))
+    return kept, length
+
+
+def streamed_head(status: int, headers: Sequence[Header], length: int | None) -> list[Header]:
+    """
+    Return the headers of an answer whose body follows.
+
+    :param status: its status
+    :param headers: the application's, checked
+    :param length: bytes of the body, if that is known
+    """
+    kept, _ = own_headers(headers)
+    if length is not None and status != 204:
+        kept.append((b"content-length", b"%d" % length))
+    return kept
+
+
+def whole_answer(
+    method: str, status: int, headers: Sequence[Header], body: Payload
+) -> tuple[list[Header], bytes]:
+    """
+    Return headers and body of a whole answer, as they go to another server.
+
+    :param method: the request's method
+    :param status: its status
+    :param headers: the application's
+    :param body: the application's, which not every answer has
+    :raises InvalidResponse: if it may not be sent
+    """
+    check_response_head(status, headers)
+    kept, declared = own_headers(headers)
+    length = content_length(method, status, declared, len(body))
+    if length is not None:
+        kept.append((b"content-length", b"%d" % length))
+    return kept, b"" if bodyless(method, status) else bytes(body)

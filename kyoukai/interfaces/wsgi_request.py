@@ -52,7 +52,7 @@ class WsgiRequest(Exchange):
     :param body: the whole body; None if there is more to come
     """
 
-    __slots__ = ("_ahead", "_body", "_head", "_left", "_owner", "_sent", "_whole")
+    __slots__ = ("_ahead", "_body", "_head", "_left", "_owner", "_sent", "_whole", "_written")
 
     def __init__(
         self, owner: Owner, pool: WsgiPool, stream: StreamState, body: bytes | None
@@ -65,6 +65,8 @@ class WsgiRequest(Exchange):
         #: Whether the head is out, and whether all of the answer is.
         self._sent = False
         self._whole = False
+        #: Whether some of the body came by ``write``.
+        self._written = False
         #: How much of the body is missing, where Content-Length says it.
         self._left: int | None = None
         #: Bytes that were posted since the task last said that it has taken all.
@@ -142,8 +144,10 @@ class WsgiRequest(Exchange):
         if self.stream.sending is RESET:
             raise PeerGone
         data = _checked(data)
-        if data and not self._is_bodyless:
-            self._put(data)
+        if data:
+            self._written = True
+            if not self._is_bodyless:
+                self._put(data)
 
     # -- The answer ----------------------------------------------------------------------------
 
@@ -195,7 +199,12 @@ class WsgiRequest(Exchange):
         if head is None:
             raise InterfaceError("the application returned without calling start_response()")
         if self._is_bodyless:
-            if size and head.length is None and self.stream.head.method == "HEAD":
+            if (
+                size
+                and head.length is None
+                and not self._written
+                and self.stream.head.method == "HEAD"
+            ):
                 self._head = head._replace(length=size)
             self._send_bare()
             return
@@ -267,10 +276,15 @@ class WsgiRequest(Exchange):
 
     def _send_bare(self) -> None:
         """Send the head alone: there is no body (RFC 9110 section 6.4.1)."""
-        assert self._head is not None
+        head = self._head
+        assert head is not None
         self._sent = self._whole = True
-        self._notes.append((HEAD, self._head.status, self._head.all_headers))
-        self.post(END)
+        if head.length is None and self.stream.head.method == "HEAD":
+            # What GET would say is not known, and an empty body's length would be a lie.
+            self._notes.append((HEAD, head.status, head.headers))
+            self.post(END)
+        else:
+            self.post(WHOLE, head.status, head.all_headers, b"")
 
 
 def _checked(data: Any) -> bytes:

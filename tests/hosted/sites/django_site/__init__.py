@@ -1,0 +1,1 @@
+"""A small Django project: one model with a file, the admin, and two views."""

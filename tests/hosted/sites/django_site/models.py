@@ -1,0 +1,11 @@
+"""One model."""
+
+from django.db import models
+
+
+class Note(models.Model):
+    text = models.CharField(max_length=100)
+    file = models.FileField(blank=True, upload_to="notes")
+
+    def __str__(self):
+        return self.text
