@@ -107,17 +107,18 @@ class Program:
 
 
 @contextmanager
-def echo_server(loop: str, *settings: str) -> Iterator[int]:
+def echo_server(loop: str, *settings: str, app: str = "echo:app") -> Iterator[int]:
     """
     Run the echo application while the block runs.
 
     :param loop: its event loop
     :param settings: the server's, as ``--set`` takes them
+    :param app: another application that does the same
     :return: the port
     :raises Failure: if it does not start, or was hurt by what the block sent to it
     """
     options = [part for setting in settings for part in ("--set", setting)]
-    program = Program(["echo:app", "--bind", "127.0.0.1:0", *options], HERE, loop)
+    program = Program([app, "--bind", "127.0.0.1:0", *options], HERE, loop)
     try:
         yield program.ports("http")["http"]
         program.stop()

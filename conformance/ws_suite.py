@@ -1,9 +1,9 @@
 """
 Conformance of WebSockets: cases of our own, over HTTP/1.1 and over HTTP/2.
 
-The echo application is started on each event loop. Every case is a conversation with it, in which
-each byte that is sent and each message that must come back is written down. The numbers go to
-``docs/conformance_websocket.txt``.
+The echo application is started on each event loop, and then those of other interfaces. Every case
+is a conversation with it, in which each byte that is sent and each message that must come back is
+written down. The numbers go to ``docs/conformance_websocket.txt``.
 
     python conformance/run.py websocket [--summary FILE] [--port PORT [--way 1|2]]
 """
@@ -24,6 +24,8 @@ from ws_handshakes import handshakes
 from ws_wires import Http1, Http2, Lost, Way
 
 WAYS = {"1": Http1, "2": Http2}
+#: Interfaces of other kinds that have WebSockets.
+HOSTED = ("asgi", "rsgi", "ssgi")
 SETTINGS = (
     "ws_deflate=true",
     f"ws_max_message_size={ws_cases.MAX_SIZE}",
@@ -70,7 +72,11 @@ def main(arguments: list[str] | None = None) -> int:
                 with echo_server(loop, *SETTINGS) as port:
                     runs.append(run_all(port, WAYS.values(), f", {loop}"))
             found = {name: merge([run[name] for run in runs]) for name in runs[0]}
-            options.summary.write_text(summary(found), encoding="utf-8")
+            hosted = {kind: run_hosted(kind) for kind in HOSTED}
+            text = summary(found) + "".join(hosted_line(*each) for each in hosted.items()) + "\n"
+            options.summary.write_text(text, encoding="utf-8")
+            for results in hosted.values():
+                check(results)
         check(found)
     except (Failure, Lost) as error:
         print(f"conformance: {error}", file=sys.stderr)
@@ -83,20 +89,51 @@ def all_cases(kind: type[Http1 | Http2]) -> list[AnyCase]:
     return [*handshakes(kind), *ws_cases.cases(), *ws_deflate.cases()]
 
 
-def run_all(port: int, ways: Iterable[type[Http1 | Http2]], where: str) -> dict[str, Results]:
+def run_all(
+    port: int, ways: Iterable[type[Http1 | Http2]], where: str, without: str = ""
+) -> dict[str, Results]:
     """
     Run every case each way, and say what failed.
 
     :param port: the server's, on 127.0.0.1
     :param where: for what is printed
+    :param without: a section to leave out
     """
     found = {}
     for kind in ways:
-        results = found[kind.name] = run_way(kind, port, all_cases(kind))
+        cases_of_kind = [each for each in all_cases(kind) if each.section != without]
+        results = found[kind.name] = run_way(kind, port, cases_of_kind)
         passed = sum(count for count, _ in results.values())
         cases = passed + sum(len(names) for _, names in results.values())
         print(f"WebSockets over {kind.name}{where}: {passed} of {cases} cases passed", flush=True)
     return found
+
+
+def run_hosted(kind: str) -> dict[str, Results]:
+    """
+    Run the cases with an echo application of another kind, but for those of handshakes.
+
+    (Which paths there are, and what a plain request gets, is the application's to say there.)
+
+    :param kind: the name of its interface
+    """
+    with echo_server(LOOPS[-1], *SETTINGS, app=f"echo_hosted:{kind}") as port:
+        return run_all(port, WAYS.values(), f", {kind}", without="handshake")
+
+
+def hosted_line(kind: str, found: dict[str, Results]) -> str:
+    """
+    Return the line of a summary for an application of another kind.
+
+    :param kind: the name of its interface
+    :param found: the results for each way
+    """
+    counts = []
+    for way, results in found.items():
+        passed = sum(count for count, _ in results.values())
+        cases = passed + sum(len(names) for _, names in results.values())
+        counts.append(f"{passed} of {cases} over {way}")
+    return f"\n{kind.upper()}, all but the handshakes: {', '.join(counts)} passed"
 
 
 def run_way(kind: type[Http1 | Http2], port: int, cases: Sequence[AnyCase]) -> Results:

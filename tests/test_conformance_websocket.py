@@ -232,4 +232,14 @@ def test_the_committed_summary_is_of_these_cases_without_failures(suite: Any) ->
     for kind in (suite.Http1, suite.Http2):
         count = str(len(suite.all_cases(kind)))
         numbers += [count, count, "0"]
-    assert lines[-1].split() == ["all", *numbers]
+    end = lines.index("", 3)
+    assert lines[end - 1].split() == ["all", *numbers]
+    counts = [
+        sum(case.section != "handshake" for case in suite.all_cases(kind))
+        for kind in (suite.Http1, suite.Http2)
+    ]
+    assert lines[end + 1 :] == [
+        f"{kind.upper()}, all but the handshakes: {counts[0]} of {counts[0]} over HTTP/1.1, "
+        f"{counts[1]} of {counts[1]} over HTTP/2 passed"
+        for kind in suite.HOSTED
+    ]
