@@ -16,7 +16,17 @@ from kyoukai.testing import MemoryServer
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
 
-__all__ = ("ANSWERING", "STYLES", "answered", "each_peer", "each_style", "interface", "served")
+__all__ = (
+    "ANSWERING",
+    "STYLES",
+    "answered",
+    "each_peer",
+    "each_style",
+    "in_style",
+    "interface",
+    "on_http",
+    "served",
+)
 
 #: For tests that hold on every wire, and however the client leaves.
 each_peer = pytest.mark.parametrize("peer", list(PEERS))
@@ -92,3 +102,8 @@ def on_http(work: Callable[..., Any]) -> Callable[..., Any]:
         return work(arguments[-1])
 
     return application
+
+
+def in_style(style: str, work: Callable[..., Any]) -> Callable[..., Any]:
+    """An application of a style, of a coroutine function that takes ``res`` alone."""
+    return STYLES[style](on_http(work))

@@ -161,7 +161,7 @@ def test_a_file_with_several_kinds(start: Start) -> None:
         (("apps:asgi", "--interface", "asgj"), 2, "Error: Invalid value for '--interface': 'asgj'"),
         (("apps:asgi", "--lifespan", "x"), 2, "Error: Invalid value for '--lifespan': 'x' is not"),
         (("apps:number", "--factory"), 1, "Error: 'apps:number' cannot be called: it is no fact"),
-        (("apps:failing",), 1, "Error: asgi application apps:failing: "),
+        (("apps:failing",), 1, "Error: apps:failing: the application cannot start: no data"),
         (("config.yaml", "--interface", "asgi"), 1, "Error: --interface: config.yaml has several"),
         (("config.yaml", "--factory"), 1, "Error: --factory: config.yaml has several components"),
     ],
@@ -179,7 +179,6 @@ def test_nothing_is_called_to_find_out(folder: Path) -> None:
 def test_routes_show_mounts(folder: Path) -> None:
     ran = run(folder, "routes", "config.yaml")
     assert [line.split() for line in ran.stdout.splitlines()] == [
-        ["made"],
         ["apps:asgi:"],
         ["path", "methods", "endpoint", "host"],
         ["/rsgi/…", "any", "apps:rsgi", "any"],

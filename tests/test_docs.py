@@ -328,19 +328,25 @@ def test_names_of_the_architecture_exist():
 def test_where_servers_listen_is_shown_as_it_is():
     """The lines that name an address also name what is spoken there."""
     pair = {"ssl_certfile": "c", "ssl_keyfile": "k"}
+    app = kyoukai.Kyoukai("site")
     labels = {
-        "http": {KyoukaiComponent("a:b").server.label},
+        "http": {KyoukaiComponent(app).server.label},
         "https": {
-            KyoukaiComponent("a:b").server.label,
-            H2KyoukaiComponent("a:b", **pair).server.label,
+            KyoukaiComponent(app).server.label,
+            H2KyoukaiComponent(app, **pair).server.label,
         },
     }
+    kind = f"({'|'.join(entry_points(group='kyoukai.interfaces').names)})"
     lines = []
     for page in (*PAGES, "../README.md", "../examples/side_by_side/README.md"):
         lines += re.findall(r"Kyoukai listening on (\w+)://\S+ \((.*)\)", (DOCS / page).read_text())
     assert {scheme for scheme, _ in lines} == {"http", "https"}
     for scheme, label in lines:
-        assert label in labels[scheme]
+        spoken, comma, kinds = label.rpartition(", ") if ";" not in label else (
+            *label.partition(";")[0].rpartition(", ")[:2], label.rpartition("2, ")[2]
+        )
+        assert f"{spoken}, kyoukai" in labels[scheme], label
+        assert re.fullmatch(rf"{kind}(; /\S*: {kind}(, /\S*: {kind})*)?", kinds), label
 
 
 def test_limits_of_http2_are_explained():

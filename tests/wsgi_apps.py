@@ -78,6 +78,10 @@ async def hosted(
     interface = WsgiInterface(app, config, name="project:app", max_body_size=max_body_size)
     async with MemoryServer(interface, PEERS[wire].protocol_class, **settings) as server:
         yield Site(server, wire, interface)
+        # A client may have its answer before the thread has closed the iterable.
+        if tasks := tuple(server.connections.tasks):
+            _, pending = await asyncio.wait(tasks, timeout=20)
+            assert not pending, "a thread is not done"
 
 
 async def answer_of(

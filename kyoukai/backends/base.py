@@ -32,12 +32,17 @@ if TYPE_CHECKING:
     from kyoukai.rules import Header
     from kyoukai.stream import RequestHead
 
-__all__ = ("NEVER", "BaseProtocol")
+__all__ = ("NEVER", "PART", "TURN", "BaseProtocol")
 
 logger = logging.getLogger("kyoukai.server")
 
 #: ``struct linger``: closing drops what is unsent, and resets.
 _NO_LINGER = struct.pack("ii", 1, 0)
+
+#: Bytes that answers in parts send before the loop gets a turn, and what each part counts beside
+#: its own.
+TURN = 1048576
+PART = 1024
 
 #: A deadline that does not come.
 NEVER = float("inf")
@@ -81,6 +86,7 @@ class BaseProtocol(asyncio.Protocol, ABC):
         "server",
         "tls",
         "transport",
+        "turn_left",
         "write_limit",
         "write_paused",
     )
@@ -96,6 +102,8 @@ class BaseProtocol(asyncio.Protocol, ABC):
         #: Whether the connection takes no more requests.
         self.closing = False
         self.write_paused = False
+        #: What answers in parts may still send before all others get a turn of the loop.
+        self.turn_left = TURN
         #: Bytes that wait in the transport before it says that it is full.
         self.write_limit = 0
         self.reading_paused = False
@@ -166,15 +174,22 @@ class BaseProtocol(asyncio.Protocol, ABC):
 
     async def drain(self) -> None:
         """
-        Wait until the transport takes more.
+        Wait until the transport takes more, and let others have their turn.
+
+        A transport never pauses while its client is as fast as we are, nor when the client is
+        gone and the loop has had no turn to say so.
 
         :raises PeerGone: if the client left, or took nothing for ``send_stall_timeout``
         """
+        closing = self.transport.is_closing()
+        if self.turn_left < 0 or closing:
+            self.turn_left = TURN
+            await asyncio.sleep(0)
         while self.write_paused and not self.is_lost:
             waiter = self.loop.create_future()
             self._write_waiters.append(waiter)
             await waiter
-        if self.is_lost:
+        if self.is_lost or closing:
             raise PeerGone
 
     def _wake_writers(self) -> None:

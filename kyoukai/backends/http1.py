@@ -11,7 +11,7 @@ from collections import deque
 from typing import TYPE_CHECKING
 
 from kyoukai.backends.answers import content_length, reason, refusal, response_heads
-from kyoukai.backends.base import BaseProtocol
+from kyoukai.backends.base import PART, BaseProtocol
 from kyoukai.backends.connections import Component
 from kyoukai.exceptions import PeerGone
 from kyoukai.rules import bodyless
@@ -191,7 +191,7 @@ class Http1Protocol(BaseProtocol):
             await self._write_slices(stream, data)
         else:
             self._write(stream, data)
-            if self.write_paused:
+            if self.write_paused or self.turn_left < 0 or self.transport.is_closing():
                 await self.drain()
 
     async def end(self, stream: StreamState, trailers: Sequence[Header]) -> None:
@@ -211,13 +211,14 @@ class Http1Protocol(BaseProtocol):
         if stream.chunked:
             data = b"%x\r\n%b\r\n" % (size, data)  # type: ignore[str-format]
         self.transport.write(data)
+        self.turn_left -= size + PART
         stream.bytes_sent += size
 
     async def _write_slices(self, stream: H1State, data: Payload) -> None:
         view = memoryview(data)
         for start in range(0, len(view), SLICE):
             self._write(stream, view[start : start + SLICE])
-            if self.write_paused:
+            if self.write_paused or self.turn_left < 0 or self.transport.is_closing():
                 await self.drain()
 
     def _connection_header(self, stream: H1State, closes: bool) -> bytes:

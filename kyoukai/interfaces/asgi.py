@@ -19,6 +19,7 @@ from kyoukai.interfaces.hosted import Hosted
 from kyoukai.interfaces.hosted_socket import open_socket
 from kyoukai.interfaces.lifespan import Lifespan, lifespan_of
 from kyoukai.interfaces.recognition import is_double_callable
+from kyoukai.interfaces.under_asgi import as_asgi
 from kyoukai.stream import CLOSED, RESET
 
 if TYPE_CHECKING:
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
     from kyoukai.config import ServerConfig
     from kyoukai.stream import StreamState
 
-__all__ = ("AsgiInterface",)
+__all__ = ("AsgiInterface", "as_asgi")
 
 logger = logging.getLogger("kyoukai")
 

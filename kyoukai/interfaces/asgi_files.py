@@ -135,13 +135,17 @@ class _Part:
 
 
 def _open(path: str) -> tuple[io.FileIO, int]:
-    # Without O_NONBLOCK, a pipe would keep the thread until somebody writes to it.
-    file = io.FileIO(os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK))
+    file = io.FileIO(path, opener=_opener)
     state = os.fstat(file.fileno())
     if not stat.S_ISREG(state.st_mode):
         file.close()
         raise ValueError("it is no regular file")
     return file, state.st_size
+
+
+def _opener(path: str, flags: int) -> int:
+    """Open at once: without O_NONBLOCK, a pipe would keep the thread until it has a writer."""
+    return os.open(path, flags | os.O_NONBLOCK)
 
 
 async def _in_thread(work: Callable[[], Any]) -> Any:

@@ -7,6 +7,7 @@ queue, no future. Its ``receive`` and ``send`` are what the application is calle
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from typing import TYPE_CHECKING, Any
 
@@ -36,7 +37,7 @@ class HttpExchange(AsgiResponse):
     :param stream: its stream
     """
 
-    __slots__ = ("_heard", "_left", "_pairs")
+    __slots__ = ("_heard", "_left", "_pairs", "_told")
 
     #: The trailers so far.
     _pairs: list[Header]
@@ -46,6 +47,8 @@ class HttpExchange(AsgiResponse):
         self.step = START
         #: Whether the application has been given the whole request.
         self._heard = False
+        #: Whether it has been told that there is no more to receive.
+        self._told = False
         #: Whether the application has returned.
         self._left = False
 
@@ -70,14 +73,20 @@ class HttpExchange(AsgiResponse):
                 try:
                     data = await stream.receive()
                 except PeerGone:
-                    return {"type": "http.disconnect"}
+                    return await self._disconnected()
                 except BodyError:
                     if stream.sending is CLOSED:  # by another task: nobody needs the rest
-                        return {"type": "http.disconnect"}
+                        return await self._disconnected()
                     raise
                 more = bool(data) and not (stream.receiving is CLOSED and not stream.buffered)
                 self._heard = not more
                 return {"type": "http.request", "body": data, "more_body": more}
+        return await self._disconnected()
+
+    async def _disconnected(self) -> dict[str, Any]:
+        if self._told:  # some ask again and again, and would keep all others from their turn
+            await asyncio.sleep(0)
+        self._told = True
         return {"type": "http.disconnect"}
 
     def wake(self) -> None:
@@ -105,7 +114,7 @@ class HttpExchange(AsgiResponse):
         try:
             kind = message["type"]
         except (KeyError, TypeError):
-            kind = type_of(message)
+            kind = None
         if kind == "http.response.start":
             if self.step != START or self.stream.sending is not IDLE:
                 self.refuse(kind)
@@ -114,9 +123,8 @@ class HttpExchange(AsgiResponse):
                 status, headers = message["status"], message["headers"]
                 fields = known_fields[tuple(headers) if type(headers) is list else headers]
             except (KeyError, TypeError):
-                self.start(message, kind)
-                return
-            if type(status) is not int or not 200 <= status <= 599:
+                fields = None
+            if fields is None or type(status) is not int or not 200 <= status <= 599:
                 self.start(message, kind)
                 return
             self.status = status
@@ -146,7 +154,8 @@ class HttpExchange(AsgiResponse):
         else:
             handler = _HANDLERS.get(kind) if isinstance(kind, str) else None
             if handler is None:
-                raise InterfaceError(f"{type_of(message)} is no message of an http scope")
+                kind = type_of(message)
+                raise InterfaceError(f"{kind} is no message of an http scope")
             await handler(self, message, kind)
 
     async def _trailers(self, message: Mapping[str, Any], kind: str) -> None:

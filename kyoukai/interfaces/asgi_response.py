@@ -72,8 +72,10 @@ class AsgiResponse:
         if type(headers) is list:
             headers = tuple(headers)
         try:
-            fields = known_fields[headers]
-        except (KeyError, TypeError):  # new, or made of what has no hash
+            fields = known_fields.get(headers)
+        except TypeError:  # it is made of what has no hash
+            fields = None
+        if fields is None:
             fields = fields_of(headers, kind)
         if not 200 <= status <= 599:
             check_response_head(status, ())

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from kyoukai.config import ServerConfig
     from kyoukai.stream import RequestHead
 
-__all__ = ("SPEC_VERSION", "ScopeFactory", "distinguished_name")
+__all__ = ("SPEC_VERSION", "ScopeFactory", "distinguished_name", "own_certificate")
 
 #: The version of the specification of http and websocket scopes.
 SPEC_VERSION = "2.5"
@@ -147,7 +147,7 @@ def _describe(tls: Any, certfile: str | None) -> dict[str, Any]:
     subject = (tls.getpeercert() or {}).get("subject", ()) if chain else ()
     cipher = tls.cipher()
     return {
-        "server_cert": None if certfile is None else _own_certificate(certfile),
+        "server_cert": None if certfile is None else own_certificate(certfile),
         "client_cert_chain": [ssl.DER_cert_to_PEM_cert(each) for each in chain],
         "client_cert_name": distinguished_name(subject) if chain else None,
         "client_cert_error": None,  # a certificate that is wrong never gets this far
@@ -171,7 +171,7 @@ def _suites(context: ssl.SSLContext) -> dict[str, int]:
     return {each["name"]: each["id"] & 0xFFFF for each in context.get_ciphers()}
 
 
-def _own_certificate(certfile: str) -> str | None:
+def own_certificate(certfile: str) -> str | None:
     """Return the server's certificate; it may be replaced while the server runs."""
     try:
         return _first_certificate(certfile, Path(certfile).stat().st_mtime_ns)

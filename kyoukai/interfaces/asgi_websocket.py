@@ -66,11 +66,12 @@ class WebSocketExchange:
         if self._waits:
             await self._await_answer()
         session = self.socket.session
-        if session is None:
-            return {"type": "websocket.disconnect", "code": ABNORMAL, "reason": ""}
         try:
+            if session is None:
+                raise WebSocketDisconnected(ABNORMAL)
             message = await session.receive()
         except WebSocketDisconnected as end:
+            await asyncio.sleep(0)  # some ask again and again: others must have their turn
             return {"type": "websocket.disconnect", "code": end.code, "reason": end.reason}
         except OperationNotAllowed as error:
             raise InterfaceError(str(error)) from None
@@ -118,13 +119,10 @@ class WebSocketExchange:
         :raises PeerGone: if the client left before the handshake had its answer
         :raises WebSocketDisconnected: if the socket is closed or lost; both are ``OSError``
         """
-        try:
-            kind = message["type"]
-        except (KeyError, TypeError):
-            kind = type_of(message)
-        handler = _HANDLERS.get(kind) if isinstance(kind, str) else None
+        kind = type_of(message)
+        handler = _HANDLERS.get(kind)
         if handler is None:
-            raise InterfaceError(f"{type_of(message)} is no message of a websocket scope")
+            raise InterfaceError(f"{kind} is no message of a websocket scope")
         await handler(self, message, kind)
 
     async def _accept(self, message: Mapping[str, Any], kind: str) -> None:

@@ -118,11 +118,11 @@ class Hosted(ABC):
 
     def report(self, stream: StreamState, error: Exception) -> None:
         """
-        Log what the application has raised; that its client is gone is nothing to report.
+        Log what the application has raised; what its client has done is nothing to report.
 
         :param error: the exception
         """
-        if isinstance(error, PeerGone | WebSocketDisconnected):
+        if isinstance(error, PeerGone | WebSocketDisconnected | BodyError):
             return
         if isinstance(error, InterfaceError | InvalidResponse | StreamStateError):
             self.complain(stream, str(error), error)

@@ -29,6 +29,13 @@ logger = logging.getLogger("kyoukai")
 #: The version of the specification of lifespan scopes.
 SPEC_VERSION = "2.0"
 
+#: What an application may send: of which phase, and how that went.
+_ANSWERS = {
+    f"lifespan.{phase}.{result}": (phase, result)
+    for phase in ("startup", "shutdown")
+    for result in ("complete", "failed")
+}
+
 #: The lifespans of each loop, by the identity of their applications.
 _running: WeakKeyDictionary[asyncio.AbstractEventLoop, dict[Any, Lifespan]] = WeakKeyDictionary()
 
@@ -117,16 +124,19 @@ class Lifespan:
         if self._outcome is not None and not self._outcome.done():  # its start was cancelled
             self._outcome.cancel()
             await asyncio.wait((self._outcome,))
+            _error_of(self._outcome)
         task = self._task
         if task is None or task.done():
             return
         self._stopping.set_result(None)
         try:
             await self._wait(self._stopped)
-            if not self._stopped.done():
-                if not task.done():
-                    self._log(f"it has not answered lifespan.shutdown in {self._timeout:g} seconds")
-            elif (failure := self._stopped.result()) is not None:
+            if not self._stopped.done() and not task.done():
+                self._log(f"it has not answered lifespan.shutdown in {self._timeout:g} seconds")
+                await self._cancel(task)
+                return
+            failure = self._stopped.result() if self._stopped.done() else None
+            if failure is not None:
                 self._told = True
                 self._log(f"lifespan.shutdown.failed: {failure}")
             await self._end(task)
@@ -161,7 +171,7 @@ class Lifespan:
             await self._cancel(task)
             raise
         error = _error_of(task)
-        what = "it returned" if error is None else f"{type(error).__name__}: {error}"
+        what = "it returned" if error is None else _line(error)
         if self._must:
             raise KyoukaiError(
                 f"{self.name}: the application has no lifespan, and lifespan is on: {what}"
@@ -222,10 +232,9 @@ class Lifespan:
 
     async def _send(self, message: Mapping[str, Any]) -> None:
         kind = type_of(message)
-        _, _, rest = kind.partition("lifespan.")
-        phase, _, result = rest.partition(".")
-        if phase not in ("startup", "shutdown") or result not in ("complete", "failed"):
+        if kind not in _ANSWERS:
             raise InterfaceError(f"{kind} is no message of a lifespan scope")
+        phase, result = _ANSWERS[kind]
         answer = self._started if phase == "startup" else self._stopped
         if answer.done():
             raise InterfaceError(f"{kind} after another answer to lifespan.{phase}")
@@ -235,6 +244,10 @@ class Lifespan:
             answer.set_result(None)
         else:
             answer.set_result(text_of(message, "message") or "")
+
+
+def _line(error: BaseException) -> str:
+    return "".join(f"{type(error).__name__}: {error}".splitlines()[:1])
 
 
 def _error_of(task: asyncio.Task[None]) -> BaseException | None:

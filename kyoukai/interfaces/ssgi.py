@@ -98,11 +98,11 @@ class SsgiInterface(Hosted):
 
     # -- Streams -------------------------------------------------------------------------------
 
-    async def answer(self, stream: StreamState) -> None:
+    def answer(self, stream: StreamState) -> Coroutine[Any, Any, None]:
         """Answer a request; returns when the application has nothing more to do."""
         headers = RequestHeaders(stream.head.headers)
         res = SSGIHttpResponse(self, stream, headers)
-        await self._run("http", stream, stream.head.method, headers, res)
+        return self._run("http", stream, stream.head.method, headers, res)
 
     async def converse(self, stream: StreamState) -> None:
         """Hold a conversation, from its handshake to its end."""
@@ -140,7 +140,8 @@ class SsgiInterface(Hosted):
                     await result
             except Exception as error:
                 res.fail(error)
-            await res.finish()
+            if res.goes_on():
+                await res.finish()
         except BaseException:  # cancelled
             await res.abandon()
             raise

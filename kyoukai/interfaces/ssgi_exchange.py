@@ -143,15 +143,26 @@ class SsgiExchange:
         if not self._holders:
             self._headers.end()
 
-    async def finish(self) -> None:
-        """The application's call has ended: wait for all that it has begun."""
+    def goes_on(self) -> bool:
+        """
+        The application's call has ended.
+
+        :return: whether something that it has begun has not
+        """
         self._release()
-        while True:
+        if self._stream.sending is RESET:
+            self._notify()
+        if self._tasks:
+            return True
+        self._end()
+        return False
+
+    async def finish(self) -> None:
+        """Wait for all that the application has begun."""
+        while self._tasks:
+            await self._wait()
             if self._stream.sending is RESET:
                 self._notify()
-            if not self._tasks:
-                break
-            await self._wait()
         self._end()
 
     async def _wait(self) -> None:
@@ -187,11 +198,12 @@ class SsgiExchange:
 
     def _event_failed(self, event: str, error: Exception) -> None:
         """Log what a handler of an event has raised."""
-        if isinstance(error, PeerGone | WebSocketDisconnected):
-            return  # it has let through that the client is gone
-        problem = f"unhandled error in a handler of {event}()"
         if isinstance(error, InterfaceError):
             problem = f"{error} (in a handler of {event}())"
+        elif isinstance(error, PeerGone | WebSocketDisconnected):
+            return  # it has let through that the client is gone
+        else:
+            problem = f"unhandled error in a handler of {event}()"
         self._interface.complain(self._stream, problem, error)
 
     def _overflow(self, size: int) -> None:

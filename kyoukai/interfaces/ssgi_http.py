@@ -61,6 +61,8 @@ class SSGIHttpResponse(SsgiExchange):
     #: What the Content-Length still allows.
     _left: int | None = None
     _aborters: list[Handler] | None = None
+    #: What the request's body was larger than, if ``get_data`` has refused it.
+    _refused_over: int | None = None
 
     @property
     def aborted(self) -> bool:
@@ -97,22 +99,25 @@ class SSGIHttpResponse(SsgiExchange):
         fields = fields_of(headers)
         self._fields = self._fields + fields if self._fields else fields
 
-    def _begin_body(self, total: int | None) -> None:
-        """Send the head of an answer whose body follows; with its length, if it is known."""
-        status = self._status or 200
+    def _framing(self, total: int | None) -> tuple[tuple[Header, ...], int | None]:
+        """
+        Return the headers of an answer whose body follows, and the length that they tell of.
+
+        :param total: the length, if ``send_chunk`` knows it
+        """
         fields = self._fields
-        declared = [value for name, value in fields if name.lower() == b"content-length"]
+        length = next((each for name, each in fields if name.lower() == b"content-length"), None)
         if total is not None:
-            if not declared:
-                fields += ((b"content-length", b"%d" % total),)
-            elif declared[0] != b"%d" % total:
+            if length is None:
+                length = b"%d" % total
+                fields += ((b"content-length", length),)
+            elif length != b"%d" % total:
                 raise InterfaceError(
-                    f"total_size is {total}, and the Content-Length {declared[0].decode()}"
+                    f"total_size is {total}, and the Content-Length {length.decode('latin-1')}"
                 )
-        self._stream.send_head(status, fields)
-        self._begun = True
-        if not bodyless(self._stream.head.method, status):
-            self._left = total if total is not None else int(declared[0]) if declared else None
+        if length is None or not length.isdigit():  # the stream has something to say of that
+            return fields, None
+        return fields, int(length)
 
     # -- The body ------------------------------------------------------------------------------
 
@@ -180,18 +185,26 @@ class SSGIHttpResponse(SsgiExchange):
         stream = self._stream
         if stream.sending is RESET:
             return GONE
-        if not self._begun:
-            self._begin_body(total)
         size = len(data)
+        status = self._status or 200
+        fields: tuple[Header, ...] = ()
         left = self._left
+        if not self._begun:
+            fields, left = self._framing(total)
+            if bodyless(stream.head.method, status):
+                left = None
         if left is not None:
             if size > left:
                 raise InterfaceError(f"{what}: the body is longer than its Content-Length")
-            if ends and size < left:
+            left -= size
+            if ends and left:
                 raise InterfaceError(
-                    f"{what}: the body is {left - size} bytes shorter than its Content-Length"
+                    f"{what}: the body is {left} bytes shorter than its Content-Length"
                 )
-            self._left = left - size
+        if not self._begun:
+            stream.send_head(status, fields)
+            self._begun = True
+        self._left = left
         self._sent += size
         self._ended = ends
         if ends:
@@ -249,6 +262,8 @@ class SSGIHttpResponse(SsgiExchange):
         """
         stream = self._stream
         limit = self._interface.most_in_memory
+        if self._refused_over is not None:
+            raise BodyTooLarge(self._refused_over)
         body = BytesIO()
         size = 0
         if limit is not None and not stream.received and (stream.head.content_length or 0) > limit:
@@ -262,8 +277,10 @@ class SSGIHttpResponse(SsgiExchange):
         return body if size else None
 
     def _refuse(self, limit: int) -> None:
+        self._refused_over = limit
         error = BodyTooLarge(limit)
         self._stream.body_failed(error)
+        self._stream.discard()
         raise error
 
     async def get_chunk(self) -> BytesIO | None:
@@ -274,6 +291,8 @@ class SSGIHttpResponse(SsgiExchange):
         :raises BodyError: if the rest cannot be had
         :raises ConnectionError: if the client left before its end
         """
+        if self._refused_over is not None:
+            raise BodyTooLarge(self._refused_over)
         data = await self._stream.receive()
         return BytesIO(data) if data else None
 

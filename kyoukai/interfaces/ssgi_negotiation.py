@@ -13,6 +13,7 @@ from kyoukai.app import Kyoukai
 from kyoukai.exceptions import TargetError
 from kyoukai.interfaces.hosted import answer_plainly, name_of_application
 from kyoukai.interfaces.mounts import shut_down, start_up
+from kyoukai.targets import describe
 from kyoukai.ws.handshake import is_handshake
 
 if TYPE_CHECKING:
@@ -147,8 +148,12 @@ class NegotiatedInterface:
 
     async def shutdown(self) -> None:
         """Take back what ``startup`` did, in reverse; also if it has failed."""
-        while self._started:
-            await shut_down(self._started.pop())
+        try:
+            if self._started:
+                await shut_down(self._started.pop())
+        finally:
+            if self._started:
+                await self.shutdown()
 
 
 Answer = tuple[str, Any] | None
@@ -159,9 +164,7 @@ def _ask(app: Any, source: str) -> tuple[Answer, Answer]:
     try:
         answer = app.get_supported(dict(SUPPORTED))
     except Exception as error:
-        raise TargetError(
-            f"{source}: get_supported() has raised {type(error).__name__}: {_one_line(error)}"
-        ) from error
+        raise TargetError(f"{source}: get_supported() has raised {describe(error)}") from error
     if not isinstance(answer, Mapping):
         if hasattr(answer, "close"):
             answer.close()  # a coroutine

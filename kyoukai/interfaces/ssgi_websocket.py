@@ -289,12 +289,8 @@ class SSGIWebSocket(SsgiExchange):
             super().fail(error)
             return
         self._seen = error
-        if session.is_open or not isinstance(error, PeerGone | WebSocketDisconnected):
-            problem = "unhandled error in the application"
-            if isinstance(error, InterfaceError):
-                problem = str(error)
-            self._interface.complain(self._stream, problem, error)
-            session.close(FAILED)
+        self._interface.report(self._stream, error)
+        session.close(FAILED)
 
 
 async def _deny(rest: Awaitable[None]) -> bool:

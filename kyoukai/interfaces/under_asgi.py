@@ -36,6 +36,10 @@ __all__ = ("AsgiApplication", "as_asgi")
 
 logger = logging.getLogger("kyoukai.server")
 
+#: Applications at work. A loop refers to its tasks but weakly, and an ASGI application may be
+#: dropped before its loop ends.
+_lives: set[asyncio.Task[None]] = set()
+
 
 def as_asgi(
     app: Kyoukai, *, settings: ServerConfig | Mapping[str, Any] | None = None
@@ -104,8 +108,13 @@ class AsgiApplication:
         wire.stream = stream = StreamState(incoming.head, wire)
         if scope["type"] == "websocket":
             stream.upgradable = True
-        elif incoming.bodiless:
+        elif incoming.bodiless and incoming.head.http_version[:1] == "1":
             stream.stream_complete()
+        elif incoming.bodiless:
+            # HTTP/2 says so at the end of the stream, which is about to come. There are servers
+            # that close the connection if it comes after the answer.
+            if not wire.take(await wire.receive()):
+                return
         else:
             stream.continue_expected = incoming.waits
         await wire.run(stream, serving.begin(stream))
@@ -119,12 +128,15 @@ class AsgiApplication:
         if serving is None or serving.is_over:
             for other in [each for each in self._servings if each.is_closed()]:
                 del self._servings[other]
+            _lives.difference_update([each for each in _lives if each.get_loop().is_closed()])
             self._servings[loop] = serving = Serving(self.app, self.config)
             # What the request, or whoever has sent it, has in its context is its own.
             task = loop.create_task(
                 serving.live(), name="kyoukai application", context=contextvars.Context()
             )
             self._tasks[serving] = task
+            _lives.add(task)
+            task.add_done_callback(_lives.discard)
             task.add_done_callback(partial(self._ended, loop, serving))
         return serving
 

@@ -57,6 +57,7 @@ class AsgiSocketWire(AsgiWire):
         self._frames = Protocol(Side.CLIENT, state=State.OPEN, max_size=None, logger=_logger)
         self._waiting = 0
         self._was_full = False
+        self._is_closing = False
         self._end_due = False
 
     # -- From the server -----------------------------------------------------------------------
@@ -141,7 +142,10 @@ class AsgiSocketWire(AsgiWire):
     def tunnel_end(self, stream: StreamState, complete: bool) -> None:
         """End the tunnel once all is sent."""
         self._end_due = True
-        self.post(b"")
+        if self._is_closing:
+            self._ended()
+        else:
+            self.post(b"")
 
     async def deliver(self, item: Message | bytes) -> None:
         """Hand a message to the server, or those that a session's frames come to."""
@@ -163,8 +167,17 @@ class AsgiSocketWire(AsgiWire):
         for frame in self._frames.events_received():
             assert isinstance(frame, Frame)
             message = self._message_of(frame)
-            if message is not None and not self.is_gone:
+            if message is None or self.is_gone:
+                continue
+            if frame.opcode is Opcode.CLOSE:
+                # The closing handshake is the server's, and may take it a while, or wait until
+                # nobody receives any more: for the session it is over.
+                self._is_closing = True
+                self._waiting -= len(data)
+                self._pass_frames_on()
                 await super().deliver(message)
+                return
+            await super().deliver(message)
         self._waiting -= len(data)
         tunnel = self.stream.tunnel
         if self._was_full and tunnel is not None and not self.tunnel_full(self.stream):

@@ -87,6 +87,8 @@ class AsgiWire:
             raise
         finally:
             await _end(pump)
+            if self._sender is not None and self.failure is None and not self.is_gone:
+                await asyncio.wait((self._sender,), timeout=self.config.ws_close_timeout)
             await _end(self._sender)
         for each in (pump, self._sender, task):
             error = None if each is None or each.cancelled() else each.exception()

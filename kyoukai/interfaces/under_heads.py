@@ -48,6 +48,8 @@ _SCHEMES = {"ws": "http", "wss": "https"}
 _DEFAULT_PORTS = {"http": "80", "https": "443"}
 #: Versions as environs have them.
 _VERSIONS = {"HTTP/1.0": "1.0", "HTTP/2": "2", "HTTP/2.0": "2", "HTTP/3": "3"}
+#: Methods whose requests have no body unless they say so. (With others, the server is asked.)
+_BODILESS = frozenset(("DELETE", "GET", "HEAD", "OPTIONS"))
 _SINGLE = frozenset((b"content-length", b"expect", b"host", b"transfer-encoding"))
 _SPECIAL = _SINGLE | FORWARDED | {b"cookie"}
 #: Headers of an answer that are the other server's: an upgrade is its to offer, too.
@@ -121,8 +123,9 @@ def from_scope(scope: Mapping[str, Any], config: ServerConfig) -> Incoming:
     expect = special.get(b"expect")
     if expect is not None and expect.lower() != b"100-continue":
         raise ProtocolError(417, "The only expectation met here is '100-continue'.")
-    unframed = version[:1] == "1" and b"transfer-encoding" not in special and not length
-    return Incoming(head, length == 0 or unframed, expect is not None)
+    framed = b"transfer-encoding" in special or length is not None
+    bodiless = length == 0 or (not framed and head.method in _BODILESS)
+    return Incoming(head, bodiless, expect is not None)
 
 
 def from_environ(environ: Mapping[str, Any], config: ServerConfig) -> Incoming:

@@ -263,13 +263,14 @@ class WsgiWire:
     ) -> None:
         """Send early hints, if the server can."""
         if status == 103 and self.exchange.takes_hints:
-            self._command(_HINTS, _texts(headers))
+            self._command(_HINTS, _texts(status, headers))
 
     def send_head(
         self, stream: StreamState, status: int, headers: Sequence[Header], length: int | None
     ) -> None:
         """Send the head of a response whose body follows."""
-        self._command(_START, status, _texts(streamed_head(status, headers, length)))
+        kept = streamed_head(status, headers, length)
+        self._command(_START, status, _texts(status, kept))
 
     async def send_response(
         self, stream: StreamState, status: int, headers: Sequence[Header], body: Payload
@@ -281,7 +282,7 @@ class WsgiWire:
         stream.sending = OPEN
         stream.status = status
         stream.bytes_sent += len(body)
-        self._command(_ANSWER, status, _texts(kept), bytes(body))
+        self._command(_ANSWER, status, _texts(status, kept), body)
         stream.finished()
 
     async def send_data(self, stream: StreamState, data: Payload) -> None:
@@ -327,10 +328,19 @@ class WsgiWire:
         """Not here."""
 
 
-def _texts(headers: Iterable[Header]) -> list[tuple[str, str]]:
-    """Return headers as PEP 3333 has them, without those that are the server's."""
-    pairs = [(name.decode("latin-1"), value.decode("latin-1")) for name, value in headers]
-    return [pair for pair in pairs if not is_hop_by_hop(pair[0])]
+def _texts(status: int, headers: Iterable[Header]) -> list[tuple[str, str]]:
+    """
+    Return headers as PEP 3333 has them, without those that are the server's.
+
+    An answer that has no content has no type of it either: servers may insist on that.
+    """
+    contentless = status in (204, 304)
+    return [
+        (name.decode("latin-1"), value.decode("latin-1"))
+        for name, value in headers
+        if not is_hop_by_hop(name.decode("latin-1"))
+        and not (contentless and name == b"content-type")
+    ]
 
 
 def _status_line(status: int) -> str:

@@ -11,6 +11,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from kyoukai.interfaces.hosted import Hosted, answer_plainly
+from kyoukai.interfaces.under_wsgi import as_wsgi
 from kyoukai.interfaces.wsgi_files import InputError
 from kyoukai.interfaces.wsgi_pool import WsgiPool, give_back, lease
 from kyoukai.interfaces.wsgi_request import WsgiRequest
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     from kyoukai.rules import Header
     from kyoukai.stream import StreamState
 
-__all__ = ("WsgiInterface",)
+__all__ = ("WsgiInterface", "as_wsgi")
 
 _RETRY: tuple[Header, ...] = ((b"retry-after", b"1"),)
 
@@ -71,8 +72,9 @@ class WsgiInterface(Hosted):
             return
         try:
             error = await request.attend()
-        finally:
+        except BaseException:
             pool.drop(request)
+            raise
         if error is not None:
             await self._application_failed(stream, error)
 

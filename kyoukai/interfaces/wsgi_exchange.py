@@ -119,7 +119,12 @@ class Exchange:
                     error: BaseException | None = note[1]
                     return error or self._own_failure()
                 if kind == READ:
-                    note[1].put(await self._read())
+                    try:
+                        data = await self._read()
+                    except BaseException:
+                        notes.appendleft(note)  # to be answered with the rest
+                        raise
+                    note[1].put(data)
                 elif kind == FLUSH:
                     note[1].put(self.trouble())
                 elif self.failure is None:

@@ -8,7 +8,13 @@ import io
 import logging
 from typing import TYPE_CHECKING, Any, cast
 
-from werkzeug.exceptions import ClientDisconnected, HTTPException
+from werkzeug.exceptions import (
+    BadRequest,
+    ClientDisconnected,
+    HTTPException,
+    RequestEntityTooLarge,
+    RequestTimeout,
+)
 
 from kyoukai.exceptions import BodyError, PeerGone
 from kyoukai.interfaces.wsgi_exchange import READ
@@ -37,8 +43,8 @@ class InputError(BodyError, HTTPException, OSError):
     """
     The request's body cannot be had: ``read`` raises this.
 
-    It is an ``OSError``, as frameworks expect of a file, and Werkzeug's exception of its status:
-    Flask answers it with its page for that.
+    It is an ``OSError``, as frameworks expect of a file. Its subclasses are Werkzeug's exceptions
+    of their status, which Flask answers by its pages and its error handlers for that.
 
     :param error: why it cannot be had
     """
@@ -46,12 +52,31 @@ class InputError(BodyError, HTTPException, OSError):
     def __init__(self, error: BodyError) -> None:
         OSError.__init__(self, str(error))
         self.error = error
-        self.status = self.code = error.status
+        self.status = error.status
         self.description = f"{error}."
         self.response = None
 
     def __str__(self) -> str:
         return str(self.error)
+
+
+class InputMalformed(InputError, BadRequest):
+    """400."""
+
+
+class InputTimeout(InputError, RequestTimeout):
+    """408."""
+
+
+class InputTooLarge(InputError, RequestEntityTooLarge):
+    """413."""
+
+
+_INPUT_ERRORS: dict[int, type[InputError]] = {
+    400: InputMalformed,
+    408: InputTimeout,
+    413: InputTooLarge,
+}
 
 
 class InputLost(PeerGone, ClientDisconnected):
@@ -110,7 +135,7 @@ class _Arriving(io.RawIOBase):
         try:
             data, self._ended = self._exchange.ask(READ)
         except BodyError as error:
-            raise InputError(error) from error
+            raise _INPUT_ERRORS.get(error.status, InputError)(error) from error
         except PeerGone:
             raise InputLost from None
         return memoryview(data)

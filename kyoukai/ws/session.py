@@ -35,6 +35,10 @@ __all__ = ("Listener", "Session")
 _REST = 4
 
 
+#: Bytes that may be sent before the loop gets a turn, and what each message counts beside its own.
+_TURN = 1048576
+_MESSAGE = 1024
+
 #: How often the queue is filled from what has come before others get their turn.
 _ROUNDS = 64
 
@@ -72,6 +76,7 @@ class Session:
         "_reader",
         "_receiver",
         "_rounds",
+        "_turn_left",
         "_write",
         "_writers",
         "busy",
@@ -103,6 +108,7 @@ class Session:
         #: Whether so many messages came at once that the loop should have a turn in between.
         self.busy = False
         self._rounds = 0
+        self._turn_left = _TURN
         #: Whether messages can be sent, and may still come.
         self.is_open = True
         #: Whether the tunnel has ended.
@@ -259,7 +265,8 @@ class Session:
             self._write(self._reader.frame(opcode, payload))
         else:
             self._write(frame_of(opcode, payload))
-        return self._is_full()
+        self._turn_left -= len(payload) + _MESSAGE
+        return self._is_full() or self._turn_left < 0
 
     def put_frame(self, frame: bytes) -> None:
         """Send a frame that was made elsewhere, without waiting; nothing if it is not open."""
@@ -278,10 +285,13 @@ class Session:
 
     async def drain(self) -> None:
         """
-        Wait until less waits for the client.
+        Wait until less waits for the client, and let others have their turn.
 
         :raises WebSocketDisconnected: if the socket is closed or lost meanwhile
         """
+        if self._turn_left < 0:  # whose client is fast, or gone without the loop's knowledge
+            self._turn_left = _TURN
+            await asyncio.sleep(0)
         while self.is_open and self.is_clogged:
             waiter = self._loop.create_future()
             self._writers.append(waiter)

@@ -13,7 +13,6 @@ import pytest
 from talks import lines_of
 from wsgi_apps import PLAIN, Body, Gate, answer_of, both, hosted, saying
 
-
 from kyoukai.testing import Client, WebSocketDenied
 
 
@@ -171,7 +170,9 @@ async def test_each_chunk_is_sent_at_once(wire: str, length: int | None) -> None
         peer = site.dial()
         peer.request()
         for gate, text in zip(seen, (b"first", b"second"), strict=True):
-            while text not in (peer.exchanges[0].body if wire == "http2" else peer.transport.output):
+            while text not in (
+                peer.exchanges[0].body if wire == "http2" else peer.transport.output
+            ):
                 peer.transport.changed.clear()
                 if wire == "http2":
                     await peer.client.event()

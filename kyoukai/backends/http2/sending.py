@@ -17,7 +17,7 @@ from h2.errors import ErrorCodes
 from h2.stream import StreamClosedBy
 
 from kyoukai.backends.answers import content_length
-from kyoukai.backends.base import BaseProtocol
+from kyoukai.backends.base import PART, BaseProtocol
 from kyoukai.backends.connections import Component
 from kyoukai.backends.http2.connection import ServerConnection
 from kyoukai.backends.http2.fields import block_of, response_blocks
@@ -233,7 +233,8 @@ class H2Sender(BaseProtocol):
     async def send_data(self, stream: StreamState, data: Payload) -> None:
         """Send some of the body; waits while the windows or the transport's buffer are full."""
         await self._send(self.with_h2(stream), data)
-        if self.write_paused:
+        self.turn_left -= len(data) + PART
+        if self.write_paused or self.turn_left < 0:
             await self.drain()
 
     async def end(self, stream: StreamState, trailers: Sequence[Header]) -> None:

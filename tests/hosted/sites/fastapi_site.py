@@ -51,23 +51,27 @@ async def upload(file: UploadFile):
     return {"name": file.filename, "size": len(await file.read())}
 
 
-done = asyncio.Event()
+done: dict[str, asyncio.Event] = {}
 
 
 @app.post("/later/{text}")
 async def later(text: str, tasks: BackgroundTasks):
-    async def work():
-        log.append(text)
-        done.set()
+    done[text] = asyncio.Event()
 
+    def work():
+        """A sync function, which runs in a thread."""
+        log.append(text)
+        loop.call_soon_threadsafe(done[text].set)
+
+    loop = asyncio.get_running_loop()
     tasks.add_task(work)
     return {"accepted": text}
 
 
-@app.get("/later")
-async def have_been_done():
-    await done.wait()
-    return log[-1]
+@app.get("/later/{text}")
+async def has_been_done(text: str):
+    await done[text].wait()
+    return "done"
 
 
 @app.websocket("/socket/{room}")

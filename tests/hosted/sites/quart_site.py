@@ -61,7 +61,7 @@ async def broken():
 
 @app.errorhandler(404)
 async def not_found(error):
-    return f"Quart knows no {request.path}\n", 404
+    return "Quart knows no such path\n", 404
 
 
 @app.websocket("/socket")

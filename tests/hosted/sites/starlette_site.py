@@ -90,7 +90,7 @@ async def endless(request):
             while True:
                 yield b"x" * 65536
         finally:
-            event("left").set()
+            event(f"left-{request.path_params['name']}").set()
 
     return StreamingResponse(pieces())
 
@@ -135,7 +135,7 @@ app = Starlette(
         Route("/set/{name}", set_event, methods=["POST"]),
         Route("/wait/{name}", wait_event),
         Route("/background/{name}", background, methods=["POST"]),
-        Route("/endless", endless),
+        Route("/endless/{name}", endless),
         Route("/broken", broken),
         Route("/teapot", teapot),
         WebSocketRoute("/socket", socket),

@@ -1,0 +1,207 @@
+"""
+RSGI 1.6, as Granian defines it: a coroutine function that is called once for each request.
+"""
+
+from __future__ import annotations
+
+import inspect
+import logging
+from types import CoroutineType
+from typing import TYPE_CHECKING, Any
+
+from kyoukai.exceptions import BodyError
+from kyoukai.interfaces.hosted import Hosted
+from kyoukai.interfaces.hosted_socket import open_socket
+from kyoukai.interfaces.rsgi_errors import (
+    RSGIProtocolClosed,
+    RSGIProtocolError,
+    RSGIRangeError,
+    comes_of_leaving,
+    make_error,
+)
+from kyoukai.interfaces.rsgi_http import HTTPProtocol
+from kyoukai.interfaces.rsgi_lifecycle import Life, life_of
+from kyoukai.interfaces.rsgi_scope import Headers, Scope, WebsocketScope
+from kyoukai.interfaces.rsgi_sending import StreamTransport
+from kyoukai.interfaces.rsgi_websocket import (
+    WebsocketMessage,
+    WebsocketMessageType,
+    WebsocketProtocol,
+    WebsocketTransport,
+)
+from kyoukai.stream import CLOSED, IDLE, RESET
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Coroutine
+
+    from asphalt.core import Context
+
+    from kyoukai.config import ServerConfig
+    from kyoukai.interfaces.rsgi_sending import Answer
+    from kyoukai.stream import StreamState
+
+__all__ = (
+    "HTTPProtocol",
+    "Headers",
+    "RSGIProtocolClosed",
+    "RSGIProtocolError",
+    "RSGIRangeError",
+    "RsgiInterface",
+    "Scope",
+    "StreamTransport",
+    "WebsocketMessage",
+    "WebsocketMessageType",
+    "WebsocketProtocol",
+    "WebsocketScope",
+    "WebsocketTransport",
+)
+
+logger = logging.getLogger("kyoukai")
+
+
+class RsgiInterface(Hosted):
+    """
+    Answers streams by an RSGI application.
+
+    :param app: a coroutine function of scope and protocol, or an object that has one as
+        ``__rsgi__``
+    :param config: the server's settings
+    :param context: the root context of the program
+    :param name: what messages call the application
+    :param max_body_size: the most bytes that the body of a request may have; None for no limit
+    """
+
+    name = "rsgi"
+
+    def __init__(
+        self,
+        app: Any,
+        config: ServerConfig,
+        context: Context | None = None,
+        *,
+        name: str = "",
+        max_body_size: int | None = None,
+    ) -> None:
+        super().__init__(app, config, context, name=name, max_body_size=max_body_size)
+        self._function: Any = getattr(app, "__rsgi__", app)
+        self._life: Life | None = None
+
+    # -- Its life ------------------------------------------------------------------------------
+
+    async def startup(self, context: Context) -> None:
+        """
+        Call ``__rsgi_init__``, unless another interface has done so.
+
+        :param context: the root context
+        :raises KyoukaiError: in one line, if it fails
+        """
+        if self._life is not None:
+            return
+        self._life = life = life_of(self.app, self.application_name)
+        try:
+            await life.begin()
+        except BaseException:
+            await self.shutdown()
+            raise
+
+    async def shutdown(self) -> None:
+        """Call ``__rsgi_del__``, if no other interface needs the application any more."""
+        life, self._life = self._life, None
+        if life is not None:
+            await life.end()
+
+    # -- Streams -------------------------------------------------------------------------------
+
+    def __call__(self, stream: StreamState) -> Coroutine[Any, Any, None]:
+        """Answer a stream."""
+        if stream.head.protocol is not None or self.max_body_size is not None:
+            return super().__call__(stream)
+        stream.cancel_on_disconnect = False
+        return self.answer(stream)  # which fails as the base does, with one coroutine less
+
+    async def answer(self, stream: StreamState) -> None:
+        """Answer a request."""
+        protocol = HTTPProtocol(stream, self)
+        try:
+            called = self._function(Scope(stream.head), protocol)
+            if type(called) is not CoroutineType:
+                called = _awaitable(called)
+            await called
+            if stream.sending is not CLOSED or protocol.rest is not None:
+                await protocol.complete()
+                if stream.sending is not CLOSED:
+                    await self._left_open(stream)
+        except Exception as error:
+            await self._failed_http(protocol, error)
+        except BaseException:
+            _cancel(protocol)
+            raise
+        finally:
+            if stream._gone is not None:
+                protocol.wake()  # tasks that were left behind must not wait for ever
+
+    async def _failed_http(self, protocol: HTTPProtocol, error: Exception) -> None:
+        """The application has raised something; a response that it has given is sent first."""
+        if protocol.rest is not None:
+            await protocol.rest
+        stream = protocol.stream
+        cause = error.__cause__
+        if isinstance(error, RSGIProtocolClosed) and isinstance(cause, BodyError):
+            if stream.sending is IDLE:
+                error = cause  # the client's doing: there is an answer for it
+        elif stream.sending is RESET and self._is_of_leaving(stream, error):
+            return
+        await self._failed(stream, error)
+
+    async def converse(self, stream: StreamState) -> None:
+        """Answer a handshake, and hold the conversation."""
+        socket = await open_socket(stream, self.config)
+        if socket is None:
+            return
+        protocol = WebsocketProtocol(stream, self, socket=socket)
+        failed = False
+        try:
+            await _awaitable(self._function(WebsocketScope(stream.head), protocol))
+        except Exception as error:
+            if protocol.rest is not None:
+                await protocol.rest
+            session = socket.session
+            gone = stream.sending is RESET or (session is not None and not session.is_open)
+            if not (gone and self._is_of_leaving(stream, error)):
+                if session is None:
+                    raise
+                failed = True
+                self.report(stream, error)
+        except BaseException:
+            _cancel(protocol)
+            raise
+        if socket.unanswered and protocol.rest is None:
+            protocol.close()  # it has not wanted it
+        if protocol.rest is not None:
+            await protocol.rest
+        await socket.finish(failed)
+
+    def _is_of_leaving(self, stream: StreamState, error: BaseException) -> bool:
+        """Whether an application has failed because its client is gone: no fault of its own."""
+        if not comes_of_leaving(error):
+            return False
+        logger.debug("%s %s: the client left: %r", stream.head.method, stream.head.path, error)
+        return True
+
+
+def _awaitable(called: Any) -> Awaitable[Any]:
+    """
+    Return what calling an application has given, if it can be awaited.
+
+    :raises RSGIProtocolError: if not
+    """
+    if inspect.isawaitable(called):
+        return called
+    rule = "an application is a coroutine function"
+    raise make_error(RSGIProtocolError, f"{rule}; calling it gave {type(called).__name__}")
+
+
+def _cancel(answer: Answer) -> None:
+    """The application was cancelled: what is left of its answer does not matter any more."""
+    if answer.rest is not None:
+        answer.rest.cancel()

@@ -1,0 +1,627 @@
+"""Kyoukai applications as ASGI applications: what only an ASGI server can see."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from contextvars import ContextVar
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from asgiref.testing import ApplicationCommunicator
+from starlette.applications import Starlette
+from starlette.routing import Mount
+from talks import lines_of, turns
+from under_ways import AsgiWay, Lifespan, answer_of, http_scope
+
+from kyoukai import HTTPRequestContext, Kyoukai, Response
+from kyoukai.exceptions import ConfigurationError, InterfaceError, StreamError
+from kyoukai.interfaces.under_asgi import as_asgi
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable
+
+    from asphalt.core import Context
+
+COMPLETE = {"type": "lifespan.startup.complete"}
+
+
+def app_with(handler: Callable[..., Any], **options: Any) -> Kyoukai:
+    app = Kyoukai("test")
+    app.route("/", methods=["GET", "POST"], **options)(handler)
+    return app
+
+
+def talk(application: Any, **changes: Any) -> ApplicationCommunicator:
+    return ApplicationCommunicator(application, http_scope(**changes))
+
+
+async def ask(application: Any, **changes: Any) -> Any:
+    communicator = talk(application, **changes)
+    await communicator.send_input({"type": "http.request"})
+    return await answer_of(communicator)
+
+
+async def hello(ctx: HTTPRequestContext) -> str:
+    return "hello"
+
+
+# -- Life ------------------------------------------------------------------------------------------
+
+
+def app_with_a_log() -> tuple[Kyoukai, list[str]]:
+    app = app_with(hello)
+    log: list[str] = []
+
+    @app.before_serving
+    async def before(ctx: Context) -> None:
+        log.append("up")
+
+    @app.after_serving
+    async def after(ctx: Context) -> None:
+        log.append("down")
+
+    return app, log
+
+
+def test_without_a_lifespan_the_first_request_starts_and_the_loops_end_ends() -> None:
+    app, log = app_with_a_log()
+    application = as_asgi(app)
+
+    async def main() -> None:
+        answers = await asyncio.gather(*[ask(application) for _ in range(5)])
+        assert {answer.body for answer in answers} == {b"hello"}
+        assert log == ["up"]
+
+    asyncio.run(main())
+    assert log == ["up", "down"]
+    asyncio.run(main_again(application))
+    assert log == ["up", "down", "up", "down"]
+
+
+async def main_again(application: Any) -> None:
+    async with Lifespan(application):
+        assert (await ask(application)).body == b"hello"
+
+
+async def test_two_lifespans_share_one_life() -> None:
+    app, log = app_with_a_log()
+    application = as_asgi(app)
+    async with Lifespan(application):
+        async with Lifespan(application):
+            pass
+        assert log == ["up"]
+        assert (await ask(application)).body == b"hello"
+    assert log == ["up", "down"]
+
+
+async def test_a_start_that_fails_is_told_in_one_line(caplog: pytest.LogCaptureFixture) -> None:
+    app = app_with(hello)
+    ended = []
+
+    @app.before_serving
+    async def before(ctx: Context) -> None:
+        ctx.add_teardown_callback(lambda: ended.append("context"))
+        raise OSError("no database\nat all")
+
+    application = as_asgi(app)
+    assert await Lifespan(application).begin() == {
+        "type": "lifespan.startup.failed",
+        "message": "OSError: no database at all",
+    }
+    assert "before_serving" in caplog.text or "no database" in caplog.text
+    assert ended == ["context"]
+    communicator = talk(application)
+    with pytest.raises(OSError, match="no database"):
+        await communicator.wait()
+
+
+async def test_a_wrong_mount_is_told_at_the_start() -> None:
+    app = app_with(hello)
+    app.mount("/x", "no_such_module:app")
+    message = await Lifespan(as_asgi(app)).begin()
+    assert message["type"] == "lifespan.startup.failed"
+    assert "no_such_module" in message["message"]
+    assert "\n" not in message["message"]
+
+
+async def test_an_end_that_fails_is_told(caplog: pytest.LogCaptureFixture) -> None:
+    app = app_with(hello)
+
+    @app.before_serving
+    async def before(ctx: Context) -> None:
+        ctx.add_teardown_callback(fails)
+
+    def fails() -> None:
+        raise OSError("it does not close")
+
+    lifespan = Lifespan(as_asgi(app))
+    assert await lifespan.begin() == COMPLETE
+    message = await lifespan.end()
+    assert message["type"] == "lifespan.shutdown.failed"
+    assert "it does not close" in message["message"]
+
+
+async def test_requests_in_progress_end_before_the_application(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    app, log = app_with_a_log()
+    began = asyncio.Event()
+
+    @app.route("/long")
+    async def long(ctx: HTTPRequestContext) -> str:
+        began.set()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            log.append("cancelled")
+        return ""
+
+    application = as_asgi(app, settings={"graceful_timeout": 0})
+    lifespan = Lifespan(application)
+    await lifespan.begin()
+    communicator = talk(application, target="/long")
+    await communicator.send_input({"type": "http.request"})
+    await began.wait()
+    assert await lifespan.end() == {"type": "lifespan.shutdown.complete"}
+    assert log == ["up", "cancelled", "down"]
+    with pytest.raises(StreamError, match="the server is stopping"):
+        await communicator.wait()
+    assert lines_of(caplog) == []
+
+
+def test_settings_are_checked_at_once() -> None:
+    with pytest.raises(ConfigurationError, match="did you mean 'max_body_size'"):
+        as_asgi(app_with(hello), settings={"max_bodysize": 1})
+
+
+async def test_scopes_and_messages_that_are_not_known() -> None:
+    application = as_asgi(app_with(hello))
+    for scope, message, said in (
+        ({"type": "carrier-pigeon"}, None, "carrier-pigeon"),
+        ({"type": "lifespan"}, {"type": "lifespan.shutdown"}, "lifespan.shutdown"),
+        ({**http_scope(), "type": "websocket"}, {"type": "http.request"}, "http.request"),
+    ):
+        communicator = ApplicationCommunicator(application, scope)
+        if message is not None:
+            await communicator.send_input(message)
+        with pytest.raises(InterfaceError, match=said):
+            await communicator.wait()
+
+
+# -- Heads -----------------------------------------------------------------------------------------
+
+
+async def show(ctx: HTTPRequestContext) -> dict[str, Any]:
+    head = ctx.request.head
+    return {
+        "headers": [[name.decode(), value.decode()] for name, value in head.headers],
+        "authority": head.authority,
+        "path": head.path,
+        "raw_path": head.raw_path.decode(),
+        "length": head.content_length,
+        "client": head.client,
+    }
+
+
+async def shown(**changes: Any) -> dict[str, Any]:
+    app = Kyoukai("test")
+    app.route("/", methods=["GET", "POST"])(show)
+    app.route("/<path:rest>", methods=["GET", "POST"])(lambda ctx, rest: show(ctx))
+    answer = await ask(as_asgi(app), **changes)
+    assert answer.status == 200, answer
+    found: dict[str, Any] = json.loads(answer.body)
+    return found
+
+
+async def test_names_with_underscores_are_dropped_and_the_host_comes_first() -> None:
+    headers = [(b"X-One", b"1"), (b"x_two", b"2"), (b"Host", b"Example.COM:81"), (b"x-one", b"3")]
+    found = await shown(headers=headers[:2] + headers[3:])
+    assert found["headers"] == [["host", "example.com"], ["x-one", "1"], ["x-one", "3"]]
+    scope = {**http_scope(), "headers": headers}
+    communicator = ApplicationCommunicator(as_asgi(app_with(show)), scope)
+    await communicator.send_input({"type": "http.request"})
+    answer = await answer_of(communicator)
+    assert b'"authority":"example.com:81"' in answer.body
+    assert b'[["host","Example.COM:81"],["x-one","1"],["x-one","3"]]' in answer.body
+
+
+async def test_cookies_in_pieces_are_one() -> None:
+    found = await shown(headers=[(b"cookie", b"a=1"), (b"x", b"y"), (b"cookie", b"b=2")])
+    assert [value for name, value in found["headers"] if name == "cookie"] == ["a=1; b=2"] * 1
+
+
+@pytest.mark.parametrize(
+    "headers, status",
+    [
+        ([(b"host", b"a"), (b"host", b"b")], 400),
+        ([(b"host", b"a b")], 400),
+        ([(b"host", b"a"), (b"content-length", b"5x")], 400),
+        ([(b"host", b"a"), (b"content-length", b"5"), (b"content-length", b"6")], 400),
+        ([(b"host", b"a"), (b"expect", b"miracles")], 417),
+        ([(b"host", b"a"), (b"host", b"a")], 200),
+        ([], 200),
+    ],
+)
+async def test_what_decides_must_be_clear(headers: Any, status: int) -> None:
+    scope = {**http_scope(), "headers": headers}
+    communicator = ApplicationCommunicator(as_asgi(app_with(hello)), scope)
+    await communicator.send_input({"type": "http.request"})
+    assert (await answer_of(communicator)).status == status
+
+
+@pytest.mark.parametrize(
+    "changes, path, raw_path",
+    [
+        ({"path": "/a b/c", "raw_path": b"/a%20b%2Fc"}, "/a b/c", "/a%20b%2Fc"),
+        ({"path": "/a b", "raw_path": None}, "/a b", "/a%20b"),
+        ({"path": "/a/é", "raw_path": b"/other"}, "/a/é", "/a/%C3%A9"),
+        ({"path": "/x", "raw_path": b"/x", "root_path": "/pre"}, "/pre/x", "/pre/x"),
+        ({"path": "/pre/x", "raw_path": b"/pre/x", "root_path": "/pre"}, "/pre/x", "/pre/x"),
+        ({"path": "/pre/a ", "raw_path": b"/a%20", "root_path": "/pre"}, "/pre/a ", "/pre/a%20"),
+        ({"path": "/prex", "raw_path": b"/prex", "root_path": "/pre"}, "/pre/prex", "/pre/prex"),
+        ({"path": "", "raw_path": b""}, "/", "/"),
+        ({"path": "/x?y", "raw_path": b"/x%3Fy"}, "/x?y", "/x%3Fy"),
+    ],
+)  # fmt: skip
+async def test_paths(changes: dict[str, Any], path: str, raw_path: str) -> None:
+    found = await shown(**changes)
+    assert (found["path"], found["raw_path"]) == (path, raw_path)
+
+
+async def test_a_unix_socket_has_no_client_and_no_port() -> None:
+    found = await shown(client=None, server=("/run/app.sock", None))
+    assert found["client"] is None
+    scope = {**http_scope(client=None, server=("/run/app.sock", None)), "headers": []}
+    communicator = ApplicationCommunicator(as_asgi(app_with(show)), scope)
+    await communicator.send_input({"type": "http.request"})
+    assert b'"authority":"localhost"' in (await answer_of(communicator)).body
+
+
+# -- Bodies ----------------------------------------------------------------------------------------
+
+
+class Server:
+    """An ASGI server that counts what is asked of it, and waits when it is told to."""
+
+    def __init__(
+        self, application: Any, pieces: int = 0, size: int = 65536, **changes: Any
+    ) -> None:
+        self.asked = 0
+        self.sent: list[dict[str, Any]] = []
+        self.changed = asyncio.Event()
+        self.open = asyncio.Event()
+        self.open.set()
+        self._left = pieces
+        self._piece = bytes(size)
+        scope = http_scope(**{"method": "POST", **changes})
+        self.gone = asyncio.Event()
+        self.task = asyncio.create_task(application(scope, self.receive, self.send))
+
+    async def receive(self) -> dict[str, Any]:
+        self.asked += 1
+        self.changed.set()
+        if self._left:
+            self._left -= 1
+            return {"type": "http.request", "body": self._piece, "more_body": bool(self._left)}
+        await self.gone.wait()
+        return {"type": "http.disconnect"}
+
+    async def send(self, message: dict[str, Any]) -> None:
+        await asyncio.sleep(0)
+        await self.open.wait()
+        self.sent.append(message)
+        self.changed.set()
+
+
+async def test_a_body_of_20_mb_is_asked_for_as_it_is_taken() -> None:
+    most = 0
+
+    async def count(ctx: HTTPRequestContext) -> str:
+        nonlocal most
+        size = 0
+        async for chunk in ctx.request.chunks():
+            size += len(chunk)
+            most = max(most, server.asked * 65536 - size)
+            await asyncio.sleep(0)
+        return str(size)
+
+    app = app_with(count, stream=True, max_body_size=None)
+    server = Server(as_asgi(app), pieces=320)
+    await server.task
+    assert server.sent[-1]["body"] == b"%d" % (20 * 1024 * 1024)
+    assert most <= 3 * 65536
+
+
+async def test_a_body_that_nobody_takes_is_not_asked_for() -> None:
+    release = asyncio.Event()
+
+    async def wait(ctx: HTTPRequestContext) -> str:
+        await release.wait()
+        return "done"
+
+    server = Server(as_asgi(app_with(wait, stream=True)), pieces=100)
+    await turns()
+    assert server.asked == 1
+    release.set()
+    await server.task
+    assert server.sent[-1]["body"] == b"done"
+
+
+async def test_a_body_that_the_client_holds_back_is_asked_for_when_it_is_wanted() -> None:
+    wanted = asyncio.Event()
+
+    async def wait(ctx: HTTPRequestContext) -> str:
+        await wanted.wait()
+        return str(len(await ctx.request.read_async()))
+
+    headers = [(b"expect", b"100-continue"), (b"content-length", b"65536")]
+    server = Server(as_asgi(app_with(wait, stream=True)), pieces=1, headers=headers)
+    await turns()
+    assert server.asked == 0
+    wanted.set()
+    await server.task
+    assert server.sent[-1]["body"] == b"65536"
+
+
+async def test_a_body_can_be_read_after_the_head_of_the_answer() -> None:
+    async def echo(ctx: HTTPRequestContext) -> Response:
+        async def parts() -> AsyncIterator[bytes]:
+            yield b"head"
+            yield await ctx.request.read_async()
+
+        return Response(parts())
+
+    headers = [(b"expect", b"100-continue"), (b"content-length", b"3")]
+    server = Server(as_asgi(app_with(echo, stream=True)), pieces=1, size=3, headers=headers)
+    await server.task
+    assert [message.get("body") for message in server.sent] == [None, b"head", bytes(3), b""]
+
+
+async def test_a_receive_that_fails_ends_the_request_and_is_raised() -> None:
+    cancelled = asyncio.Event()
+
+    async def wait(ctx: HTTPRequestContext) -> str:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            cancelled.set()
+        return ""
+
+    async def receive() -> dict[str, Any]:
+        raise RuntimeError("the middleware has had enough")
+
+    async def send(message: dict[str, Any]) -> None:
+        raise AssertionError(message)
+
+    application = as_asgi(app_with(wait))
+    with pytest.raises(RuntimeError, match="had enough"):
+        await application(http_scope(), receive, send)
+    assert cancelled.is_set()
+
+
+# -- Answers ---------------------------------------------------------------------------------------
+
+
+async def test_a_slow_client_makes_the_handler_wait() -> None:
+    made = 0
+
+    async def endless(ctx: HTTPRequestContext) -> AsyncIterator[bytes]:
+        nonlocal made
+        while True:
+            made += 1
+            yield bytes(1000)
+
+    server = Server(as_asgi(app_with(endless)), method="GET")
+    server.open.clear()
+    await turns()
+    assert made == 1
+    server.open.set()
+    while len(server.sent) < 100:
+        server.changed.clear()
+        await server.changed.wait()
+    server.open.clear()
+    before = made
+    await turns()
+    assert made <= before + 1
+    server.gone.set()
+    await server.task
+
+
+async def test_the_head_is_sent_before_the_first_piece_is_made() -> None:
+    release = asyncio.Event()
+
+    async def late(ctx: HTTPRequestContext) -> AsyncIterator[bytes]:
+        await release.wait()
+        yield b"late"
+
+    server = Server(as_asgi(app_with(late)), method="GET")
+    while not server.sent:
+        server.changed.clear()
+        await server.changed.wait()
+    assert [message["type"] for message in server.sent] == ["http.response.start"]
+    release.set()
+    await server.task
+    assert server.sent[1]["body"] == b"late"
+
+
+async def test_a_client_that_hangs_up_cancels_the_handler(caplog: pytest.LogCaptureFixture) -> None:
+    log = []
+    began = asyncio.Event()
+
+    async def wait(ctx: HTTPRequestContext) -> str:
+        ctx.add_teardown_callback(lambda: log.append("context closed"))
+        began.set()
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            log.append("cancelled")
+            raise
+        return ""
+
+    server = Server(as_asgi(app_with(wait)), method="GET")
+    await began.wait()
+    server.gone.set()
+    await server.task
+    assert log == ["cancelled", "context closed"]
+    assert server.sent == []
+    assert lines_of(caplog) == []
+
+
+async def test_a_handler_may_live_on_without_its_client() -> None:
+    began, go_on = asyncio.Event(), asyncio.Event()
+    log = []
+
+    async def wait(ctx: HTTPRequestContext) -> str:
+        began.set()
+        await ctx.disconnected()
+        await go_on.wait()
+        log.append("done")
+        return ""
+
+    server = Server(as_asgi(app_with(wait, cancel_on_disconnect=False)), method="GET")
+    await began.wait()
+    server.gone.set()
+    await turns()
+    go_on.set()
+    await server.task
+    assert log == ["done"]
+
+
+async def test_a_send_that_says_that_the_client_is_gone_ends_the_handler() -> None:
+    ended = asyncio.Event()
+
+    async def endless(ctx: HTTPRequestContext) -> AsyncIterator[bytes]:
+        try:
+            while True:
+                yield bytes(1000)
+        finally:
+            ended.set()
+
+    async def receive() -> dict[str, Any]:
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    sent = []
+
+    async def send(message: dict[str, Any]) -> None:
+        if len(sent) == 3:
+            raise ConnectionResetError
+        sent.append(message["type"])
+
+    await as_asgi(app_with(endless))(http_scope(), receive, send)
+    assert ended.is_set()
+    assert len(sent) == 3
+
+
+async def test_a_server_that_waits_no_longer_cancels_the_handler() -> None:
+    began, ended = asyncio.Event(), asyncio.Event()
+
+    async def wait(ctx: HTTPRequestContext) -> str:
+        began.set()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            ended.set()
+        return ""
+
+    server = Server(as_asgi(app_with(wait, cancel_on_disconnect=False)), method="GET")
+    await began.wait()
+    server.task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await server.task
+    assert ended.is_set()
+
+
+async def test_an_answer_that_is_not_whole_is_an_exception_for_the_server(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async def breaks(ctx: HTTPRequestContext) -> AsyncIterator[bytes]:
+        yield b"some"
+        raise LookupError("of it")
+
+    communicator = talk(as_asgi(app_with(breaks)))
+    await communicator.send_input({"type": "http.request"})
+    assert (await communicator.receive_output())["status"] == 200
+    assert (await communicator.receive_output())["body"] == b"some"
+    with pytest.raises(StreamError, match="the server must close this connection"):
+        await communicator.wait()
+    assert "of it" in caplog.text
+
+
+async def test_a_body_that_is_shorter_than_it_says_is_not_ended() -> None:
+    async def short(ctx: HTTPRequestContext) -> Response:
+        async def parts() -> AsyncIterator[bytes]:
+            yield b"12345"
+
+        return Response(parts(), headers={"Content-Length": "10"})
+
+    communicator = talk(as_asgi(app_with(short)))
+    await communicator.send_input({"type": "http.request"})
+    assert (b"content-length", b"10") in (await communicator.receive_output())["headers"]
+    assert (await communicator.receive_output())["more_body"]
+    with pytest.raises(StreamError):
+        await communicator.wait()
+
+
+async def test_a_handler_that_cancels_itself_is_a_500(caplog: pytest.LogCaptureFixture) -> None:
+    async def cancels(ctx: HTTPRequestContext) -> str:
+        raise asyncio.CancelledError
+
+    answer = await ask(as_asgi(app_with(cancels)))
+    assert answer.status == 500
+    assert "the application was cancelled" in caplog.text
+
+
+async def test_early_hints_and_trailers_go_to_a_server_that_knows_them() -> None:
+    async def rich(ctx: HTTPRequestContext) -> Response:
+        await ctx.early_hints(["</style.css>; rel=preload"])
+
+        async def parts() -> AsyncIterator[bytes]:
+            yield b"x"
+            ctx.trailers["X-Sum"] = "1"
+
+        return Response(parts())
+
+    both = {"http.response.trailers": {}, "http.response.early_hint": {}}
+    answer = await ask(as_asgi(app_with(rich)), extensions=both)
+    assert answer.body == b"x"
+    assert answer.others == [
+        {"type": "http.response.early_hint", "links": [b"</style.css>; rel=preload"]},
+        {"type": "http.response.trailers", "headers": [(b"x-sum", b"1")]},
+    ]
+    answer = await ask(as_asgi(app_with(rich)))
+    assert (answer.status, answer.body, answer.others) == (200, b"x", [])
+
+
+# -- Other frameworks around it --------------------------------------------------------------------
+
+
+async def test_below_starlettes_mount() -> None:
+    app = Kyoukai("test")
+
+    @app.route("/where/<path:rest>")
+    async def where(ctx: HTTPRequestContext, rest: str) -> str:
+        return f"{ctx.request.root_path}|{rest}|{ctx.url_for('where', rest='x')}"
+
+    outer = Starlette(routes=[Mount("/kyoukai", app=as_asgi(app))])
+    answer = await ask(outer, target="/kyoukai/where/a%20b")
+    assert answer.body == b"/kyoukai|a b|/kyoukai/where/x"
+    answer = await ask(outer, target="/pre/kyoukai/where/a", root_path="/pre")
+    assert answer.body == b"/pre/kyoukai|a|/pre/kyoukai/where/x"
+
+
+async def test_what_an_outer_middleware_says_is_seen_by_the_handler() -> None:
+    user: ContextVar[str] = ContextVar("user")
+
+    async def who(ctx: HTTPRequestContext) -> str:
+        return user.get()
+
+    inner = as_asgi(app_with(who))
+
+    async def outer(scope: Any, receive: Any, send: Any) -> None:
+        user.set("ada")
+        await inner(scope, receive, send)
+
+    async with AsgiWay(app_with(hello)):
+        assert (await ask(outer)).body == b"ada"
