@@ -322,3 +322,24 @@ async def test_wrapping_leaves_the_application_alone() -> None:
     with wrapped.testing_bp():
         async with Client(app) as client:
             assert (await client.get("/")).status == 200
+
+
+# -- Applications of other kinds ------------------------------------------------------------------
+
+
+def wsgi(environ: dict[str, Any], start_response: Any) -> list[bytes]:
+    start_response("200 OK", [])
+    return [environ["PATH_INFO"].encode()]
+
+
+@pytest.mark.parametrize("interface", ["auto", "wsgi"])
+async def test_a_client_of_another_kind_of_application(interface: str) -> None:
+    async with Client(wsgi, interface=interface) as client:
+        assert (await client.get("/here")).text == "/here"
+
+
+async def test_a_client_reaches_what_is_mounted() -> None:
+    app = Kyoukai("site")
+    app.mount("/below", wsgi)
+    async with Client(app) as client:
+        assert (await client.get("/below/here")).text == "/here"

@@ -202,7 +202,10 @@ class SSGIHttpResponse(SsgiExchange):
                     f"{what}: the body is {left} bytes shorter than its Content-Length"
                 )
         if not self._begun:
-            stream.send_head(status, fields)
+            try:
+                stream.send_head(status, fields)
+            except PeerGone:
+                return GONE
             self._begun = True
         self._left = left
         self._sent += size

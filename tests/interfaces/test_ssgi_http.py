@@ -322,6 +322,30 @@ async def test_a_rule_that_was_broken_before_the_head_can_be_made_good(
         assert lines_of(caplog) == []
 
 
+@each_peer
+async def test_what_does_not_fit_its_length_is_not_sent(peer: str) -> None:
+    """Not even the head of it."""
+
+    async def work(res: SSGIHttpResponse) -> None:
+        with pytest.raises(InterfaceError, match="total_size"):
+            res.send_chunk("abcd", 3)
+        res.send_headers([("Content-Length", "3")])
+        with pytest.raises(InterfaceError, match="longer"):
+            res.send("abcd", True)
+        with pytest.raises(InterfaceError, match="another|is 4, and"):
+            res.send_chunk("abcd", 4)
+        res.send_headers([("x", "y")])  # so the head has not gone out
+        res.send("ab", True)
+        with pytest.raises(InterfaceError, match="longer"):
+            res.send("cd", True)
+        with pytest.raises(InterfaceError, match="1 bytes shorter"):
+            res.send(None)
+        res.send("c")
+
+    answer = await answered(on_http(work), peer)
+    assert (answer.body, answer.headers["x"]) == (b"abc", "y")
+
+
 # -- Answers in parts --------------------------------------------------------------------------
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import http.client
+import logging
 from typing import TYPE_CHECKING, Any
 
 import flask
@@ -130,7 +131,7 @@ async def test_errors_go_into_the_log(wire: str, app: flask.Flask, caplog: Any) 
     assert "an error of a view" in caplog.text
 
 
-@pytest.mark.parametrize("times", [1, 30])
+@pytest.mark.parametrize("times", [1, 10])
 async def test_over_sockets(times: int, loop_factory: Any, app: flask.Flask) -> None:
     def client(port: int) -> list[bytes]:
         connection = http.client.HTTPConnection("127.0.0.1", port, timeout=20)
@@ -138,7 +139,7 @@ async def test_over_sockets(times: int, loop_factory: Any, app: flask.Flask) -> 
         for _ in range(times):
             connection.request("GET", "/stream/3")
             found.append(connection.getresponse().read())
-            connection.request("POST", "/json", b"[%s]" % (b"1," * 100000 + b"2"), _JSON)
+            connection.request("POST", "/json", b"[%s]" % (b"1," * 50000 + b"2"), _JSON)
             found.append(connection.getresponse().read())
         connection.close()
         return found
@@ -152,14 +153,15 @@ async def test_over_sockets(times: int, loop_factory: Any, app: flask.Flask) -> 
     for found in both:
         assert len(found) == 2 * times
         assert set(found[::2]) == {b"0 /stream/3\n1 /stream/3\n2 /stream/3\n"}
-        assert {len(each) for each in found[1::2]} == {200004}
+        assert {len(each) for each in found[1::2]} == {100004}
 
 
 _JSON = {"Content-Type": "application/json"}
 
 
 @both
-async def test_requests_leave_nothing_for_the_collector(wire: str) -> None:
+async def test_requests_leave_nothing_for_the_collector(wire: str, caplog: Any) -> None:
+    caplog.set_level(logging.CRITICAL, "kyoukai")  # tracebacks keep what they lead through
     gone = Gate()
 
     def app(environ: dict[str, Any], start_response: Any) -> Any:
