@@ -62,9 +62,13 @@ async def form(ctx: HTTPRequestContext):
 @app.route("/letters")
 async def letters(ctx: HTTPRequestContext):
     await ctx.early_hints(["</style.css>; rel=preload"])
-    for letter in "abc":
-        yield letter
-    ctx.trailers["X-Sum"] = "3"
+
+    async def parts():
+        for letter in "abc":
+            yield letter
+        ctx.trailers["X-Sum"] = "3"
+
+    return Response(parts())
 
 
 @app.route("/endless")
