@@ -33,9 +33,10 @@ from kyoukai.backends.httptools_ import HttpToolsProtocol
 from kyoukai.memory import MemoryServer, MemoryTransport
 from kyoukai.wsgi import to_wsgi_environment
 
-#: Kinds, each with its interface and its application.
+#: Kinds, each with its interface and its application. The first has none: it is what the server
+#: itself costs, and what no kind can be below.
 KINDS = {
-    "stream": (None, "bare_stream:answer"),
+    "no-application": (None, "bare_stream:answer"),
     "native": ("kyoukai", "kyoukai_app:app"),
     "asgi": ("asgi", "asgi_app:app"),
     "rsgi": ("rsgi", "rsgi_app:app"),

@@ -152,8 +152,11 @@ def processor_time(pid: int) -> float:
 
 
 def _children(pid: int) -> list[int]:
-    threads = Path(f"/proc/{pid}/task").iterdir()
-    return [int(child) for thread in threads for child in (thread / "children").read_text().split()]
+    found = []
+    for thread in Path(f"/proc/{pid}/task").iterdir():
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # it has just ended
+            found += [int(child) for child in (thread / "children").read_text().split()]
+    return found
 
 
 def rss(pid: int) -> int:

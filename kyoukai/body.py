@@ -26,7 +26,7 @@ from kyoukai.exceptions import (
 from kyoukai.rules import Header
 
 if TYPE_CHECKING:
-    from kyoukai.stream import RequestHead
+    from kyoukai.head import RequestHead
 
 __all__ = ("CLOSED", "IDLE", "OPEN", "RESET", "RequestBody", "Side")
 

@@ -217,7 +217,8 @@ class RequestPipeline(SocketPipeline):
         try:
             answer = await self._respond(ctx, request)
             if type(answer) is tuple and "trailers" not in touched:
-                await stream.send_response(*answer)
+                if not stream.send_now(*answer):
+                    await stream.send_response(*answer)
             else:
                 await self.send_response(self.as_response(answer), stream, request)
         except ExpectingNoResponse:

@@ -17,6 +17,7 @@ from typing import Any, Protocol
 
 from kyoukai.body import CLOSED, IDLE, OPEN, RESET, RequestBody, Side
 from kyoukai.exceptions import BodyError, InvalidResponse, PeerGone, StreamStateError
+from kyoukai.head import RequestHead
 from kyoukai.rules import Header, bodyless, check_response_head, check_trailers
 
 __all__ = (
@@ -35,110 +36,6 @@ __all__ = (
 
 #: Bytes of an answer.
 Payload = bytes | bytearray | memoryview
-
-
-class RequestHead:
-    """
-    A request's head, checked and decoded once, the same for every wire and interface.
-
-    :param method: as sent, such as ``GET``
-    :param target: the request target's bytes as sent
-    :param raw_path: the target's path, escapes kept
-    :param path: the path, decoded once as UTF-8
-    :param query: the target's query without ``?``, escapes kept
-    :param scheme: ``http`` or ``https``
-    :param authority: host and port, lower case, as the client named them
-    :param http_version: ``1.0``, ``1.1`` or ``2``
-    :param headers: byte pairs, names in lower case, in wire order with duplicates, ``host`` first
-    :param content_length: bytes of the body if the client said so
-    :param protocol: the token that an upgrade asks for, if any
-    :param client: address and port of the client; None on a unix socket
-    :param server: address and port that the connection came in on; a path and None on a unix socket
-    :param tls: the connection's ``ssl.SSLObject``, None without TLS
-    :param root_path: the prefix that a proxy publishes the application under
-    """
-
-    __slots__ = (
-        "authority",
-        "client",
-        "content_length",
-        "headers",
-        "http_version",
-        "method",
-        "path",
-        "protocol",
-        "query",
-        "raw_path",
-        "root_path",
-        "scheme",
-        "server",
-        "target",
-        "tls",
-    )
-
-    def __init__(
-        self,
-        method: str,
-        target: bytes,
-        raw_path: bytes,
-        path: str,
-        query: bytes,
-        scheme: str,
-        authority: str,
-        http_version: str,
-        headers: list[Header],
-        content_length: int | None = None,
-        protocol: str | None = None,
-        client: tuple[str, int] | None = None,
-        server: tuple[str, int | None] | None = None,
-        tls: Any = None,
-        root_path: str = "",
-    ) -> None:
-        self.method = method
-        self.target = target
-        self.raw_path = raw_path
-        self.path = path
-        self.query = query
-        self.scheme = scheme
-        self.authority = authority
-        self.http_version = http_version
-        self.headers = headers
-        self.content_length = content_length
-        self.protocol = protocol
-        self.client = client
-        self.server = server
-        self.tls = tls
-        self.root_path = root_path
-
-    def copy(self) -> RequestHead:
-        """Return a head that can be changed without changing this one."""
-        return RequestHead(
-            self.method,
-            self.target,
-            self.raw_path,
-            self.path,
-            self.query,
-            self.scheme,
-            self.authority,
-            self.http_version,
-            self.headers.copy(),
-            self.content_length,
-            self.protocol,
-            self.client,
-            self.server,
-            self.tls,
-            self.root_path,
-        )
-
-    def get(self, name: bytes) -> bytes | None:
-        """Return the first header of that lower-case name, or None."""
-        for key, value in self.headers:
-            if key == name:
-                return value
-        return None
-
-    def __repr__(self) -> str:
-        return f"<RequestHead {self.method} {self.target!r}>"
 
 
 class Tunnel(Protocol):
@@ -187,6 +84,15 @@ class Wire(Protocol):
         self, stream: StreamState, status: int, headers: Sequence[Header], length: int | None
     ) -> None:
         """Send the final head of a response whose body follows; ``length`` if it is known."""
+
+    def send_now(
+        self, stream: StreamState, status: int, headers: Sequence[Header], body: Payload
+    ) -> bool:
+        """
+        Send a whole response, as ``send_response`` does, if nothing has to wait for it.
+
+        :return: False if that is not certain; nothing is done then
+        """
 
     async def send_response(
         self, stream: StreamState, status: int, headers: Sequence[Header], body: Payload
@@ -380,6 +286,21 @@ class StreamState(RequestBody):
         if type(body) is not bytes:
             body = memoryview(body).cast("B")
         return self.protocol.send_response(self, status, headers, body)
+
+    def send_now(self, status: int, headers: Sequence[Header], body: bytes = b"") -> bool:
+        """
+        Send a whole response, as ``send_response`` does, if nothing has to wait for it.
+
+        Most responses are so short that nothing has. It costs less, and nothing is awaited.
+
+        :return: False if that is not certain; nothing is done then, and ``send_response`` is due
+        :raises InvalidResponse: if the head may not be sent; another may then be
+        :raises StreamStateError: if a head has been sent
+        :raises PeerGone: if the client left
+        """
+        if self.sending is not IDLE:
+            self._out_of_order("a response")
+        return self.protocol.send_now(self, status, headers, body)
 
     def send_head(self, status: int, headers: Sequence[Header]) -> None:
         """

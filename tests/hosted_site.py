@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import re
+import socket
+from http.client import HTTPConnection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import httpx
+import pytest
 from support import LISTENING
 
 if TYPE_CHECKING:
@@ -60,3 +63,37 @@ class Site:
         """Tell the program to stop, and check that it does so in order."""
         self.program.signal()
         assert self.program.finish() == 0, self.program.stderr
+
+    def port(self, place: str = "root") -> int:
+        return int(self.urls[place, "http"].rpartition(":")[2])
+
+
+def echo_during_the_stop(site: Site) -> None:
+    """
+    Tell the program to stop while it answers.
+
+    ``POST /echo`` sends each piece of its body back, so the application is in the middle of its
+    answer, and the rest of its request comes when the server does not listen any more.
+    """
+    idle = HTTPConnection("127.0.0.1", site.port(), timeout=30)
+    idle.request("GET", "/")
+    assert idle.getresponse().read()
+    with socket.create_connection(("127.0.0.1", site.port()), timeout=30) as sock:
+        sock.sendall(
+            b"POST /echo HTTP/1.1\r\nHost: a\r\nContent-Type: text/plain\r\n"
+            b"Content-Length: 10\r\n\r\nhello"
+        )
+        received = b""
+        while b"hello" not in received:
+            received += sock.recv(4096)
+        site.program.signal()
+        assert idle.sock.recv(1) == b""  # it has been told, and waits for the other
+        idle.close()
+        with pytest.raises(ConnectionRefusedError):
+            socket.create_connection(("127.0.0.1", site.port()))
+        sock.sendall(b"world")
+        while data := sock.recv(4096):
+            received += data
+    assert b"world" in received
+    assert received.endswith(b"0\r\n\r\n")
+    assert site.program.finish() == 0, site.program.stderr

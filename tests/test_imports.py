@@ -62,6 +62,7 @@ ROOMS = {
     "bucket": "rules",
     "failures": "pipeline",
     "handlers": "route",
+    "head": "stream",
     "matcher": "blueprint",
     "memory": "testing",
     "memory_handshake": "testing",

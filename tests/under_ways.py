@@ -81,7 +81,8 @@ class Lifespan:
         return message
 
     async def __aenter__(self) -> Lifespan:
-        assert await self.begin() == {"type": "lifespan.startup.complete"}
+        message = await self.begin()
+        assert message == {"type": "lifespan.startup.complete"}, message["message"]
         return self
 
     async def __aexit__(self, *exc: object) -> None:

@@ -104,13 +104,11 @@ class Http1Protocol(BaseProtocol):
             lines = b"".join([b"%b: %b\r\n" % pair for pair in headers])
             self.transport.write(b"HTTP/1.1 %d %b\r\n%b\r\n" % (status, reason(status), lines))
 
-    async def send_response(
+    def send_now(
         self, stream: StreamState, status: int, headers: Sequence[Header], body: Payload
-    ) -> None:
-        """Send a whole response, in one write if it is of ordinary size."""
+    ) -> bool:
+        """Send a whole response in one write, if it is an ordinary one."""
         assert isinstance(stream, H1State)
-        if stream.sending is not IDLE:  # since this coroutine was made
-            raise PeerGone
         if (
             type(headers) is tuple
             and type(body) is bytes
@@ -126,8 +124,18 @@ class Http1Protocol(BaseProtocol):
                     stream.bytes_sent = len(body)
                     self.transport.write(rendered + body)
                     self._response_complete(stream)
-                    return
-        await self._send_whole(stream, status, headers, body)
+                    return True
+        return False
+
+    async def send_response(
+        self, stream: StreamState, status: int, headers: Sequence[Header], body: Payload
+    ) -> None:
+        """Send a whole response, in one write if it is of ordinary size."""
+        assert isinstance(stream, H1State)
+        if stream.sending is not IDLE:  # since this coroutine was made
+            raise PeerGone
+        if not self.send_now(stream, status, headers, body):
+            await self._send_whole(stream, status, headers, body)
 
     async def _send_whole(
         self, stream: H1State, status: int, headers: Sequence[Header], body: Payload

@@ -97,6 +97,8 @@ _LINE = re.compile(
     rb"(GET|HEAD|DELETE) "
     rb"((/[A-Za-z0-9\-._~!$&'()*+,;=:@%/]*)(?:\?([A-Za-z0-9\-._~!$&'()*+,;=:@%/?]*))?) HTTP/1\.1"
 )
+#: How long a request line may be to be remembered.
+_LINE_SIZE = 256
 _METHODS = {b"GET": "GET", b"HEAD": "HEAD", b"DELETE": "DELETE"}
 
 
@@ -107,10 +109,13 @@ class HeadMemory:
     :param max_target_size: bytes of a target; a request line of more goes to the parser
     """
 
-    __slots__ = ("_known", "_max_target_size")
+    __slots__ = ("_known", "_line", "_max_target_size", "_parts")
 
     def __init__(self, max_target_size: int) -> None:
         self._known: dict[bytes, RequestHead] = {}
+        # The last request line, and what it says: method, target, raw path, path, query.
+        self._line = b""
+        self._parts = ("", b"", b"", "", b"")
         self._max_target_size = max_target_size
 
     def remember(self, data: bytes, head: RequestHead) -> None:
@@ -136,15 +141,24 @@ class HeadMemory:
         if len(data) - end > _SECTION_SIZE or end > self._max_target_size:
             return None
         other = self._known.get(data[end:])
-        if other is None or (match := _LINE.fullmatch(data, 0, end)) is None:
+        if other is None:
             return None
-        method, target, raw_path, query = match.groups()
+        line = data[:end]
+        if line != self._line:
+            match = _LINE.fullmatch(line)
+            if match is None:
+                return None
+            method, target, raw_path, query = match.groups()
+            path = decode_path(raw_path) if b"%" in raw_path else raw_path.decode()
+            self._parts = (_METHODS[method], target, raw_path, path, query or b"")
+            self._line = line if end <= _LINE_SIZE else b""
+        name, target, raw_path, path, query = self._parts
         return RequestHead(
-            _METHODS[method],
+            name,
             target,
             raw_path,
-            decode_path(raw_path) if b"%" in raw_path else raw_path.decode(),
-            query or b"",
+            path,
+            query,
             other.scheme,
             other.authority,
             "1.1",

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 
 from kyoukai.exceptions import PeerGone, WebSocketDisconnected
 from kyoukai.interfaces.asgi_http import HttpExchange
-from kyoukai.interfaces.asgi_response import DONE
 from kyoukai.interfaces.asgi_scope import ScopeFactory
 from kyoukai.interfaces.asgi_websocket import WebSocketExchange
 from kyoukai.interfaces.hosted import Hosted
@@ -105,16 +104,16 @@ class AsgiInterface(Hosted):
         exchange = HttpExchange(stream)
         try:
             await self._call(self._scopes.http(stream.head), exchange.receive, exchange.send)
-            if exchange.step != DONE:
-                exchange.check_complete()
         except Exception as error:
             if not (stream.sending is RESET and self._is_of_leaving(stream, error)):
                 await self._failed(stream, error)
         else:
             if stream.sending is not CLOSED:
-                await self._left_open(stream)
+                await self._returned_early(stream, exchange.what_is_due())
         finally:
-            exchange.leave()
+            exchange.left = True
+            if stream._gone is not None:
+                exchange.wake()
 
     async def converse(self, stream: StreamState) -> None:
         """Answer a handshake, and hold the conversation."""
@@ -126,7 +125,6 @@ class AsgiInterface(Hosted):
         failed = False
         try:
             await self._call(scope, exchange.receive, exchange.send)
-            exchange.check_complete()
         except Exception as error:
             session = socket.session
             gone = stream.sending is RESET or (session is not None and not session.is_open)
@@ -139,7 +137,17 @@ class AsgiInterface(Hosted):
                 self.report(stream, error)
         finally:
             exchange.leave()
+        if due := exchange.what_is_due():
+            await self._returned_early(stream, due)
         await socket.finish(failed)
+
+    async def _returned_early(self, stream: StreamState, due: str) -> None:
+        """The application has returned, and its answer is not complete."""
+        if due:
+            self.complain(stream, due)
+            await self.give_up(stream)
+        else:
+            await self._left_open(stream)
 
     def _is_of_leaving(self, stream: StreamState, error: BaseException) -> bool:
         """
@@ -149,7 +157,7 @@ class AsgiInterface(Hosted):
         """
         if not _comes_of_leaving(error):
             return False
-        logger.debug("%s %s: the client left: %r", stream.head.method, stream.head.path, error)
+        logger.debug("%s %r: the client left: %r", stream.head.method, stream.head.target, error)
         return True
 
 

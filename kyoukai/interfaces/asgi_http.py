@@ -37,7 +37,7 @@ class HttpExchange(AsgiResponse):
     :param stream: its stream
     """
 
-    __slots__ = ("_heard", "_left", "_pairs", "_told")
+    __slots__ = ("_heard", "_pairs", "_told", "left")
 
     #: The trailers so far.
     _pairs: list[Header]
@@ -49,8 +49,9 @@ class HttpExchange(AsgiResponse):
         self._heard = False
         #: Whether it has been told that there is no more to receive.
         self._told = False
-        #: Whether the application has returned.
-        self._left = False
+        #: Whether the application has returned; whoever sets it calls ``wake``, as tasks that it
+        #: has left behind must not wait for ever.
+        self.left = False
 
     # -- Receiving -----------------------------------------------------------------------------
 
@@ -63,7 +64,7 @@ class HttpExchange(AsgiResponse):
         :raises BodyError: if the rest of the body cannot be had
         """
         stream = self.stream
-        if not (stream.sending is CLOSED or stream.sending is RESET or self._left):
+        if not (stream.sending is CLOSED or stream.sending is RESET or self.left):
             if self._heard:
                 await stream.disconnected()
             elif stream.receiving is CLOSED and not stream.received:
@@ -95,12 +96,6 @@ class HttpExchange(AsgiResponse):
         if gone is not None and not gone.done():
             gone.set_result(None)
 
-    def leave(self) -> None:
-        """The application has returned; tasks that it has left behind must not wait for ever."""
-        self._left = True
-        if self.stream._gone is not None:
-            self.wake()
-
     # -- Sending -------------------------------------------------------------------------------
 
     async def send(self, message: Mapping[str, Any]) -> None:
@@ -129,13 +124,13 @@ class HttpExchange(AsgiResponse):
                 return
             self.status = status
             self.fields = fields
-            self.trailers = bool(message.get("trailers", False))
+            self.trailers = "trailers" in message and bool(message["trailers"])
             self.step = HELD
         elif kind == "http.response.body":
             body = message.get("body", b"")
             if type(body) is not bytes:
                 body = body_of(body, kind)
-            more = message.get("more_body", False)
+            more = "more_body" in message and message["more_body"]
             if self.step != HELD or more or self.trailers:
                 await self.body(body, bool(more), kind)
                 return
@@ -145,7 +140,8 @@ class HttpExchange(AsgiResponse):
             self.step = DONE
             stream = self.stream
             try:
-                await stream.send_response(self.status, headers, body)
+                if not stream.send_now(self.status, headers, body):
+                    await stream.send_response(self.status, headers, body)
             except InvalidResponse:
                 self.step = START  # nothing is out
                 raise
@@ -197,7 +193,8 @@ class HttpExchange(AsgiResponse):
         info = required(message, "info")
         if not isinstance(info, dict):
             raise InterfaceError(f"{kind}: info must be a dict, not {type(info).__name__}")
-        logger.debug("%s %s: %s: %r", self.stream.head.method, self.stream.head.path, kind, info)
+        head = self.stream.head
+        logger.debug("%s %r: %s: %r", head.method, head.target, kind, info)
 
     # -- Files ---------------------------------------------------------------------------------
 

@@ -159,14 +159,10 @@ class AsgiResponse:
             raise InterfaceError(f"a second {kind}")
         raise InterfaceError(f"{kind} before the end of the body")
 
-    def check_complete(self) -> None:
-        """
-        The application has returned.
-
-        :raises InterfaceError: if it has begun an answer and not ended it
-        """
+    def what_is_due(self) -> str:
+        """Return what an application that has returned has left out; empty if nothing."""
         if self.stream.sending is RESET or self.step in (START, DONE):
-            return
+            return ""
         due = "trailers" if self.step == TRAILERS else "body"
         last = "" if self.step != BODY else " without more_body"
-        raise InterfaceError(f"the application returned where {self.prefix}.{due}{last} is due")
+        return f"the application returned where {self.prefix}.{due}{last} is due"

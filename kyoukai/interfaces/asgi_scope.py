@@ -24,23 +24,9 @@ __all__ = ("SPEC_VERSION", "ScopeFactory", "distinguished_name", "own_certificat
 #: The version of the specification of http and websocket scopes.
 SPEC_VERSION = "2.5"
 
-#: A copy of a dict that has its keys is made faster than a new dict.
-_KEYS = (
-    "type",
-    "asgi",
-    "http_version",
-    "method",
-    "scheme",
-    "path",
-    "raw_path",
-    "query_string",
-    "root_path",
-    "headers",
-    "client",
-    "server",
-    "state",
-    "extensions",
-)
+#: Methods that need not be put into capitals.
+_METHODS = frozenset(("GET", "HEAD", "POST", "PUT", "DELETE", "PATCH", "OPTIONS"))
+
 _EMPTY: dict[str, Any] = {}
 _FILES = {"http.response.pathsend": _EMPTY, "http.response.zerocopysend": _EMPTY}
 #: HTTP/1.0 has neither trailers nor interim responses.
@@ -75,32 +61,36 @@ class ScopeFactory:
         self.version = version
         self._config = config
         self._asgi = {"version": version, "spec_version": SPEC_VERSION}
-        self._template: dict[str, Any] = dict.fromkeys(_KEYS, "") | {"type": "http"}
         #: What the application's lifespan has put there; each scope has a shallow copy.
         self.state: dict[str, Any] = {}
         self._tls: WeakKeyDictionary[Any, dict[str, Any]] = WeakKeyDictionary()
 
     def http(self, head: RequestHead) -> dict[str, Any]:
         """Return the scope of a request."""
-        scope = self._template.copy()
-        scope["asgi"] = self._asgi.copy()
-        scope["http_version"] = version = head.http_version
-        scope["method"] = head.method.upper()
-        scope["scheme"] = head.scheme
-        scope["path"] = head.path
-        scope["raw_path"] = head.raw_path
-        scope["query_string"] = head.query
-        scope["headers"] = head.headers
-        scope["client"] = head.client
-        scope["server"] = head.server
-        scope["state"] = self.state.copy()
-        scope["extensions"] = extensions = (_HTTP if version != "1.0" else _HTTP_10).copy()
+        method, path, raw_path = head.method, head.path, head.raw_path
+        if method not in _METHODS:
+            method = method.upper()
+        if head.root_path:
+            path, raw_path = _whole_path(head)
+        extensions = (_HTTP if head.http_version != "1.0" else _HTTP_10).copy()
         if head.tls is not None:
             extensions["tls"] = self._tls_of(head.tls)
-        if head.root_path:
-            scope["root_path"] = head.root_path
-            scope["path"], scope["raw_path"] = _whole_path(head)
-        return scope
+        return {
+            "type": "http",
+            "asgi": self._asgi.copy(),
+            "http_version": head.http_version,
+            "method": method,
+            "scheme": head.scheme,
+            "path": path,
+            "raw_path": raw_path,
+            "query_string": head.query,
+            "root_path": head.root_path,
+            "headers": head.headers,
+            "client": head.client,
+            "server": head.server,
+            "state": self.state.copy(),
+            "extensions": extensions,
+        }
 
     def websocket(self, head: RequestHead, subprotocols: Iterable[str]) -> dict[str, Any]:
         """

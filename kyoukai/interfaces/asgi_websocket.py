@@ -208,16 +208,13 @@ class WebSocketExchange:
         if self._denial.step == DONE:
             self._wake()
 
-    def check_complete(self) -> None:
-        """
-        The application has returned.
-
-        :raises InterfaceError: if the handshake has no answer, or part of one
-        """
-        if self.socket.session is None and self._denial.stream.sending is not RESET:
-            if self._denial.step == START:
-                raise InterfaceError("the application returned without accepting or denying")
-            self._denial.check_complete()
+    def what_is_due(self) -> str:
+        """Return what an application that has returned has left out; empty if nothing."""
+        if self.socket.session is not None or self._denial.stream.sending is RESET:
+            return ""
+        if self._denial.step == START:
+            return "the application returned without accepting or denying"
+        return self._denial.what_is_due()
 
 
 _HANDLERS: dict[str, Callable[[WebSocketExchange, Mapping[str, Any], str], Awaitable[None]]] = {

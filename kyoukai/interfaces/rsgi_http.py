@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+from asyncio import get_running_loop
 from functools import partial
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
@@ -27,8 +28,7 @@ from kyoukai.interfaces.rsgi_fields import (
     known_fields,
     status_of,
 )
-from kyoukai.interfaces.rsgi_sending import Answer, StreamTransport
-from kyoukai.interfaces.ssgi_sending import begin
+from kyoukai.interfaces.rsgi_sending import Answer, StreamTransport, begin
 from kyoukai.rules import check_response_head
 from kyoukai.stream import CLOSED, RESET
 
@@ -148,21 +148,27 @@ class HTTPProtocol(Answer, eq=False):
     def _respond(self, call: str, status: Any, headers: Any, body: bytes) -> None:
         """Send a whole response at once, or as soon as the client takes it."""
         try:
-            asyncio.get_running_loop()
+            get_running_loop()
         except RuntimeError:
             self._on_loop(partial(self._respond, call, status, headers, body))
             return
         if self.answered:
             self._refuse(call)
         try:
-            fields = known_fields[tuple(headers)]
+            pairs, bare, length = known_fields[tuple(headers)]
         except (KeyError, TypeError):  # new, or made of what has no hash
-            fields = fields_of(headers, call)
+            pairs, bare, length = fields_of(headers, call)
         if type(status) is not int:
             status = status_of(status, call)
+        if length is not None and length == len(body):
+            pairs = bare
         stream = self.stream
-        pairs = fields.bare if fields.length == len(body) else fields.headers
         try:
+            if stream.send_now(status, pairs, body):  # most answers go this way
+                self.answered = True
+                if stream._gone is not None:
+                    self.wake()
+                return
             rest = begin(stream.send_response(status, pairs, body))
         except PeerGone:
             self.answered = True  # there is nobody to answer
@@ -191,7 +197,7 @@ class HTTPProtocol(Answer, eq=False):
         :raises RSGIProtocolError: if there has been another response, or this may not be sent
         """
         try:
-            asyncio.get_running_loop()
+            get_running_loop()
         except RuntimeError:
             return self._on_loop(partial(self.response_stream, status, headers))
         status, fields = self._check("response_stream", status, headers)
@@ -251,7 +257,7 @@ class HTTPProtocol(Answer, eq=False):
         self, call: str, status: Any, headers: Any, file: Any, start: int, end: int | None
     ) -> None:
         try:
-            asyncio.get_running_loop()
+            get_running_loop()
         except RuntimeError:
             self._on_loop(partial(self._file, call, status, headers, file, start, end))
             return

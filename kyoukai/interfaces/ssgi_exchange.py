@@ -171,6 +171,7 @@ class SsgiExchange:
         await self._idle
 
     def _end(self) -> None:
+        """The request is over: forget what may refer to this in turn."""
         self._over = True
         self._seen = None
         if self._watcher is not None:

@@ -39,7 +39,7 @@ __all__ = ("SSGIHttpResponse",)
 #: What ``send_chunk`` gives: more is to follow; it was the last; the client is gone.
 _MORE: Final = Settled((True, False))
 _LAST: Final = Settled((True, True))
-_ABORTED: Final = Settled((False, True))
+_ABORTED: Final = Settled((False, True), turn=True)  # who never looks at it keeps no loop busy
 
 
 class SSGIHttpResponse(SsgiExchange):
@@ -58,7 +58,7 @@ class SSGIHttpResponse(SsgiExchange):
     #: Bytes of the body so far, as far as ``send_chunk`` counts them; what they are to come to.
     _sent = 0
     _total: int | None = None
-    #: What the Content-Length still allows.
+    #: What the Content-Length, or ``total_size``, still allows.
     _left: int | None = None
     _aborters: list[Handler] | None = None
     #: What the request's body was larger than, if ``get_data`` has refused it.
@@ -138,7 +138,11 @@ class SSGIHttpResponse(SsgiExchange):
             return self._send_part(data, not has_more, None, "send()")
         self._check_open("send()")
         try:
-            step = self._stream.send_response(self._status or 200, self._fields, data)
+            status = self._status or 200
+            if self._stream.send_now(status, self._fields, data):
+                self._begun = self._ended = True
+                return SENT
+            step = self._stream.send_response(status, self._fields, data)
         except PeerGone:
             return GONE
         sent = self._hand_over(step, len(data))
@@ -191,16 +195,14 @@ class SSGIHttpResponse(SsgiExchange):
         left = self._left
         if not self._begun:
             fields, left = self._framing(total)
-            if bodyless(stream.head.method, status):
-                left = None
-        if left is not None:
+        elif left is None and total is not None:
+            left = total - self._sent
+        if left is not None and not bodyless(stream.head.method, status):
             if size > left:
-                raise InterfaceError(f"{what}: the body is longer than its Content-Length")
+                raise InterfaceError(f"{what}: the body is longer than declared")
             left -= size
             if ends and left:
-                raise InterfaceError(
-                    f"{what}: the body is {left} bytes shorter than its Content-Length"
-                )
+                raise InterfaceError(f"{what}: the body is {left} bytes shorter than declared")
         if not self._begun:
             try:
                 stream.send_head(status, fields)
@@ -322,6 +324,10 @@ class SSGIHttpResponse(SsgiExchange):
         if self._aborters:
             aborters, self._aborters = self._aborters, None
             self._spawn(self._fire("on_aborted", aborters))
+
+    def _end(self) -> None:
+        super()._end()
+        self._aborters = None
 
 
 async def _chunk_sent(sent: Awaitable[None], ends: bool) -> tuple[bool, bool]:

@@ -32,18 +32,21 @@ class Settled:
 
     :param value: what awaiting returns
     :param gone: whether it raises :class:`PeerGone` instead
+    :param turn: whether others get their turn before
     """
 
-    __slots__ = ("_gone", "_value")
+    __slots__ = ("_gone", "_turn", "_value")
 
-    def __init__(self, value: Any = None, gone: bool = False) -> None:
+    def __init__(self, value: Any = None, gone: bool = False, turn: bool = False) -> None:
         self._value = value
         self._gone = gone
+        self._turn = turn
 
     def __await__(self) -> Generator[Any, None, Any]:
         if self._gone:
             raise PeerGone
-        yield from ()
+        if self._turn:
+            yield
         return self._value
 
 

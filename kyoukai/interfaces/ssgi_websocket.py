@@ -235,7 +235,7 @@ class SSGIWebSocket(SsgiExchange):
 
     def _notify(self) -> None:
         """It is over, or was before it began: tell who wants to hear of it, once."""
-        if self._session is None:
+        if self._session is None and not self._rejected:
             self._close = (ABNORMAL, None)
         if self._close is not None and self._closers:
             closers, self._closers = self._closers, []
@@ -281,6 +281,11 @@ class SSGIWebSocket(SsgiExchange):
         self._wake()
 
     # -- The end -------------------------------------------------------------------------------
+
+    def _end(self) -> None:
+        super()._end()
+        self._receivers.clear()
+        self._closers.clear()
 
     def fail(self, error: Exception) -> None:
         """Log what the application has raised, and close with 1011, or answer with 500."""

@@ -122,10 +122,16 @@ class AsgiApplication:
     # -- From start to end ---------------------------------------------------------------------
 
     def _serving(self) -> Serving:
-        """Return the application at work in this loop; start it if it is not."""
+        """
+        Return the application at work in this loop; start it if it is not.
+
+        :raises KyoukaiError: if it is about to end
+        """
         loop = asyncio.get_running_loop()
         serving = self._servings.get(loop)
-        if serving is None or serving.is_over:
+        if serving is not None and serving.is_over:
+            raise KyoukaiError("the application is stopping")
+        if serving is None:
             for other in [each for each in self._servings if each.is_closed()]:
                 del self._servings[other]
             _lives.difference_update([each for each in _lives if each.get_loop().is_closed()])
@@ -154,9 +160,9 @@ class AsgiApplication:
         message = await receive()
         if message["type"] != "lifespan.startup":
             raise InterfaceError(f"the ASGI server began a lifespan by {message['type']!r}")
-        serving = self._serving()
-        serving.users += 1
         try:
+            serving = self._serving()
+            serving.users += 1
             await serving.started()
         except Exception as error:
             logger.error(

@@ -90,7 +90,10 @@ class AsgiWire:
             if self._sender is not None and self.failure is None and not self.is_gone:
                 await asyncio.wait((self._sender,), timeout=self.config.ws_close_timeout)
             await _end(self._sender)
-        for each in (pump, self._sender, task):
+            # Each refers to the others: nothing is left to the collector.
+            sender, self._sender = self._sender, None
+            self.stream = None  # type: ignore[assignment]
+        for each in (pump, sender, task):
             error = None if each is None or each.cancelled() else each.exception()
             if error is not None and not isinstance(error, PeerGone):
                 raise error
@@ -210,6 +213,12 @@ class AsgiWire:
 
     def _body(self, body: Payload, more: bool) -> Message:
         return {"type": f"{self.prefix}body", "body": bytes(body), "more_body": more}
+
+    def send_now(
+        self, stream: StreamState, status: int, headers: Sequence[Header], body: Payload
+    ) -> bool:
+        """Never: the server has to be waited for."""
+        return False
 
     async def send_response(
         self, stream: StreamState, status: int, headers: Sequence[Header], body: Payload

@@ -148,7 +148,7 @@ def from_environ(environ: Mapping[str, Any], config: ServerConfig) -> Incoming:
         if name:
             lower = name.lower().replace("_", "-").encode("latin-1")
             pairs.append((lower, value.encode("latin-1")))
-    name, port = environ.get("SERVER_NAME") or "localhost", environ.get("SERVER_PORT") or ""
+    name, port = environ.get("SERVER_NAME") or "localhost", str(environ.get("SERVER_PORT", ""))
     server = (name, int(port) if port.isdigit() else None)
     headers, special, authority = _fields(pairs, _own_authority(*server, scheme))
     address = environ.get("REMOTE_ADDR")

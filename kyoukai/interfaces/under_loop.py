@@ -72,6 +72,7 @@ class LoopThread:
         :param wire: the request
         :param interface: what answers, instead of the application's interface
         """
+        assert wire.exchange is not None
         wire.exchange.attach(wire, self._loop)
         with self._lock:
             if not self._is_over:
@@ -131,6 +132,7 @@ class LoopThread:
 
     def _begin(self, wire: WsgiWire, interface: Interface | None) -> None:
         assert self._serving is not None
+        assert wire.stream is not None
         if self._is_over or self._serving.is_over:
             self._requests.discard(wire)
             wire.fail("the application is stopping")

@@ -184,9 +184,10 @@ class WsgiWire:
     def __init__(
         self, exchange: Exchange, head: RequestHead, bodiless: bool, config: ServerConfig
     ) -> None:
-        self.exchange = exchange
+        #: The other half, and the stream; None when its task has ended.
+        self.exchange: Exchange | None = exchange
+        self.stream: WsgiStream | None = WsgiStream(head, self)
         self.config = config
-        self.stream = WsgiStream(head, self)
         if bodiless:
             self.stream.stream_complete()
         else:
@@ -203,7 +204,7 @@ class WsgiWire:
         """Some of the body was read."""
         self._asked = False
         stream = self.stream
-        if stream.receiving is not OPEN:
+        if stream is None or stream.receiving is not OPEN:
             return
         if data:
             stream.insert_data(data)
@@ -215,7 +216,8 @@ class WsgiWire:
 
     def body_cut(self) -> None:
         """The body has ended before its length was reached."""
-        self.stream.body_failed(BodyMalformed("the body ended early"))
+        if self.stream is not None:
+            self.stream.body_failed(BodyMalformed("the body ended early"))
 
     def taken(self, size: int) -> None:
         """The server has taken so many bytes of the answer."""
@@ -225,7 +227,8 @@ class WsgiWire:
     def lost(self) -> None:
         """The client is gone."""
         self._is_gone = True
-        self.stream.lost()
+        if self.stream is not None:
+            self.stream.lost()
         self._wake()
 
     def task_done(self, task: asyncio.Task[None]) -> None:
@@ -233,6 +236,8 @@ class WsgiWire:
         if not task.cancelled() and (error := task.exception()) is not None:
             logger.error("a request has ended the loop", exc_info=error)
         self.fail("its task has ended")
+        # Each refers to the other: nothing is left to the collector.
+        self.stream = self.exchange = None
 
     def fail(self, why: str) -> None:
         """Say that nothing more comes, unless that is clear."""
@@ -247,6 +252,7 @@ class WsgiWire:
 
     def _command(self, kind: int, *arguments: Any) -> None:
         self._is_over = self._is_over or kind in (_ANSWER, _END, _FAIL)
+        assert self.exchange is not None
         self.exchange.commands.put((kind, *arguments))
 
     def ask(self) -> None:
@@ -262,7 +268,7 @@ class WsgiWire:
         self, stream: StreamState, status: int, headers: Sequence[Header]
     ) -> None:
         """Send early hints, if the server can."""
-        if status == 103 and self.exchange.takes_hints:
+        if status == 103 and self.exchange is not None and self.exchange.takes_hints:
             self._command(_HINTS, _texts(status, headers))
 
     def send_head(
@@ -271,6 +277,12 @@ class WsgiWire:
         """Send the head of a response whose body follows."""
         kept = streamed_head(status, headers, length)
         self._command(_START, status, _texts(status, kept))
+
+    def send_now(
+        self, stream: StreamState, status: int, headers: Sequence[Header], body: Payload
+    ) -> bool:
+        """Never: the server has to be waited for."""
+        return False
 
     async def send_response(
         self, stream: StreamState, status: int, headers: Sequence[Header], body: Payload

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import httpx
 import pytest
+from hosted_site import echo_during_the_stop
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -115,6 +116,11 @@ def test_errors(site, client):
     said = site.program.wait_for("wsgi application")
     assert re.search(r"GET (/below)?/broken/later: wsgi application flask_site:app: ", said)
     assert client.get("/").status_code == 200
+
+
+def test_an_answer_is_completed_though_the_server_is_told_to_stop(start_site):
+    with start_site("flask_site:app") as site:
+        echo_during_the_stop(site)
 
 
 class Zeros(io.RawIOBase):

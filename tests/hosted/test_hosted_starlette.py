@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import socket
 from contextlib import closing
-from http.client import HTTPConnection
 from typing import TYPE_CHECKING
 
-import httpx
 import pytest
+from hosted_site import echo_during_the_stop
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import connect
 
@@ -32,7 +31,11 @@ def site(
         site.program.wait_for_output("starlette starts")
         yield site
         site.stop()
-        assert site.program.output() == "starlette starts\nstarlette ends\n"
+        said = site.program.output().splitlines()
+        assert [each for each in said if "done" not in each] == [
+            "starlette starts",
+            "starlette ends",
+        ]
 
 
 def test_what_it_is_is_said(site):
@@ -107,7 +110,7 @@ def test_a_background_task_ends_though_its_client_hung_up(site, place, http2):
 
 
 def test_a_background_task_ends_though_its_client_reset_the_connection(site):
-    with closing(socket.create_connection(("127.0.0.1", port_of(site)))) as sock:
+    with closing(socket.create_connection(("127.0.0.1", site.port()))) as sock:
         sock.sendall(b"POST /background/reset HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\n\r\n")
         received = b""
         while not received.endswith(b"begun\n"):
@@ -170,32 +173,29 @@ def test_a_denied_socket(site, place):
 # -- The end -----------------------------------------------------------------------------------
 
 
-def port_of(site: Site) -> int:
-    return httpx.URL(site.url("root")).port
-
-
 def test_an_answer_is_completed_though_the_server_is_told_to_stop(start_site):
     with start_site("starlette_site:app", SITE_FILE="none") as site:
-        idle = HTTPConnection("127.0.0.1", port_of(site), timeout=30)
-        idle.request("GET", "/")
-        idle.getresponse().read()
-        with closing(socket.create_connection(("127.0.0.1", port_of(site)))) as sock:
+        echo_during_the_stop(site)
+        assert site.program.output() == "starlette starts\nstarlette ends\n"
+
+
+def test_a_background_task_is_awaited_at_the_end(start_site):
+    """Its event is set by a request that is answered during the stop."""
+    with start_site("starlette_site:app", SITE_FILE="none") as site:
+        with site.client("root", False) as client:
+            assert client.post("/background/late").text == "begun\n"
+        with socket.create_connection(("127.0.0.1", site.port()), timeout=30) as sock:
             sock.sendall(
                 b"POST /echo HTTP/1.1\r\nHost: a\r\nContent-Type: text/plain\r\n"
-                b"Content-Length: 10\r\n\r\nhello"
+                b"Content-Length: 2\r\n\r\nx"
             )
             received = b""
-            while b"hello" not in received:  # the application has begun to answer
+            while b"x" not in received.partition(b"\r\n\r\n")[2]:
                 received += sock.recv(4096)
             site.program.signal()
-            assert idle.sock.recv(1) == b""  # it has been told, and waits for the other
-            with pytest.raises(ConnectionRefusedError):
-                socket.create_connection(("127.0.0.1", port_of(site)))
-            sock.sendall(b"world")
+            # The last request of a pipeline is answered, too.
+            sock.sendall(b"yPOST /set/go-late HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\n\r\n")
             while data := sock.recv(4096):
                 received += data
-        idle.close()
-        assert b"world" in received
-        assert received.endswith(b"0\r\n\r\n")
-        assert site.program.finish() == 0
-        assert site.program.output() == "starlette starts\nstarlette ends\n"
+        assert site.program.finish() == 0, site.program.stderr
+        assert site.program.output() == "starlette starts\nlate is done\nstarlette ends\n"

@@ -396,7 +396,7 @@ async def test_a_slow_client_makes_send_wait(wire: str) -> None:
     sent = []
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
-        await send(start())
+        await send(start(200, (b"content-length", b"%d" % (800 * 8192))))
         for _ in range(800):
             await send(body(b"x" * 8192, True))
             sent.append(1)

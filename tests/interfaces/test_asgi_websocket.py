@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import random
 from typing import Any
 
 import pytest
@@ -11,7 +12,13 @@ from backends.wires import LINES, close_frame
 from interfaces.asgi_peers import interface
 from talks import both, converse, lines_of, turns
 
-from kyoukai.exceptions import InterfaceError, InvalidResponse, PeerGone, WebSocketDisconnected
+from kyoukai.exceptions import (
+    InterfaceError,
+    InvalidResponse,
+    KyoukaiError,
+    PeerGone,
+    WebSocketDisconnected,
+)
 from kyoukai.testing import Client, MemoryServer
 
 ACCEPT = {"type": "websocket.accept"}
@@ -560,3 +567,52 @@ async def test_sockets_leave_nothing_to_collect(http2: bool) -> None:
             gc.set_debug(0)
             gc.garbage.clear()
             gc.enable()
+
+
+# -- Anything at all ---------------------------------------------------------------------------
+
+ANY = [ACCEPT, text("a"), data(b"b"), close(), deny(), deny_body(b"a"), deny_body(b"a", True)]
+ANY += [message for messages, _ in BEFORE for message in messages]
+ANY += [message for message, _ in AFTER]
+
+
+@both
+@pytest.mark.parametrize("seed", range(4))
+async def test_random_conversations(http2: bool, seed: int) -> None:
+    """Whatever it sends and receives, its client has an answer or a close, in time."""
+    rng = random.Random(seed)
+    outcomes = set()
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        if scope["path"] == "/good":
+            await Talker(ACCEPT, text("good"))(scope, receive, send)
+            return
+        if rng.random() < 0.7:
+            await receive()
+        for number in range(rng.randrange(8)):
+            step = rng.randrange(12)
+            if step == 0:
+                raise LookupError
+            if step == 1:
+                listening = asyncio.create_task(receive())
+                await turns(2)
+                listening.cancel()
+            message = rng.choice(ANY if rng.random() < 0.4 else ANY[: 7 if number else 1])
+            try:
+                await send(message)
+            except (KyoukaiError, OSError):
+                if rng.random() < 0.3:
+                    raise
+
+    async with Client(interface(app)) as client:
+        for _ in range(40):
+            async with asyncio.timeout(10):
+                try:
+                    outcome = await converse(client, http2=http2)
+                    outcomes.add(outcome.status or outcome.code)
+                except ConnectionError:
+                    outcomes.add("cut")
+                assert (await converse(client, "/good", http2=http2)).messages == ("good",)
+        await turns()
+        assert not client.server.connections.tasks
+    assert {403, 500, 1000, 1011} <= outcomes

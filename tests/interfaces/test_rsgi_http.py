@@ -343,7 +343,7 @@ async def test_a_client_that_leaves_before_the_end_of_its_body(wire: str, caplog
         await turns()
         peer.leave()
         await turns()
-    assert [type(error) for error in errors] == [RSGIProtocolClosed]
+    assert len(errors) == 1
     assert isinstance(errors[0], ConnectionError)
     assert not lines_of(caplog)
 

@@ -21,6 +21,13 @@ if TYPE_CHECKING:
 MIB = 1048576
 PENDING, REJECTED, CLOSED, ACCEPTED = range(4)
 
+HANDSHAKE = {
+    "Connection": "Upgrade",
+    "Upgrade": "websocket",
+    "Sec-WebSocket-Version": "13",
+    "Sec-WebSocket-Key": "dGhlIHNhbXBsZSBub25jZQ==",
+}
+
 
 async def ask(app: Any, http2: bool, **options: Any) -> Outcome:
     async with Client(interface(app)) as client:
@@ -400,26 +407,42 @@ async def test_too_much_that_nobody_awaits_resets_the_stream(
 
 
 @both
-async def test_a_rejection_that_waits(http2: bool) -> None:
+async def test_a_long_rejection(http2: bool) -> None:
     """The call ends before all of it is sent."""
-    ends = []
+    outcome = await ask(on_http(lambda ws: ws.reject(403, bytes(3 * MIB))), http2)
+    assert outcome.denied is not None
+    assert len(outcome.denied.body) == 3 * MIB
+
+
+@pytest.mark.parametrize("leaves", [False, True])
+async def test_a_rejection_that_waits(leaves: bool) -> None:
+    ends: list[Any] = []
 
     async def work(ws: SSGIWebSocket) -> None:
-        sent = ws.reject(403, bytes(3 * MIB))
+        ws.on_close(lambda *arguments: ends.append("closed"))
+        sent = ws.reject(403, bytes(900000))
         ends.append(ws.status)
-        await sent
-        ends.append("sent")
+        try:
+            await sent
+        except ConnectionError:
+            ends.append("gone")
+        else:
+            ends.append("sent")
+        ends.append(ws.status)
 
-    def application(*arguments: Any) -> None:
-        arguments[7].reject(403, bytes(3 * MIB))
-
-    for app in (on_http(work), application):
-        async with Client(interface(app)) as client:
-            outcome = await converse(client, http2=http2)
-            assert outcome.denied is not None
-            assert len(outcome.denied.body) == 3 * MIB
-            await turns()
-    assert ends == [REJECTED, "sent"]
+    async with Client(interface(on_http(work))) as client:
+        connection = client.connect()
+        connection.transport.hold()
+        connection.request("GET", "/", HANDSHAKE)
+        await turns()
+        assert ends == [REJECTED]
+        if leaves:
+            connection.close()
+        else:
+            connection.transport.output[:0] = connection.transport.release()
+            assert len((await connection.response()).body) == 900000
+        await turns()
+    assert ends == [REJECTED, "gone" if leaves else "sent", REJECTED]
 
 
 # -- What is left behind -----------------------------------------------------------------------

@@ -202,6 +202,18 @@ def less_than_total(res: SSGIHttpResponse) -> None:
     res.send(None)
 
 
+def less_than_a_late_total(res: SSGIHttpResponse) -> None:
+    res.send("ab", True)
+    res.send_chunk("c", 5)
+    res.send(None)
+
+
+def more_than_a_late_total(res: SSGIHttpResponse) -> None:
+    res.send("ab", True)
+    res.send_chunk("c", 5)
+    res.send("def")
+
+
 def longer_than_declared(res: SSGIHttpResponse) -> None:
     res.send_headers([("Content-Length", "3")])
     res.send("ab", True)
@@ -255,9 +267,11 @@ BROKEN: list[tuple[Callable[..., Any], str, str]] = [
     (another_total, "total_size was 5, and is now 6", "cut"),
     (negative_total, "total_size is a number of bytes, not -1", "500"),
     (total_true, "total_size is a number of bytes, not True", "500"),
-    (less_than_total, "send(): the body is 2 bytes shorter than its Content-Length", "cut"),
-    (longer_than_declared, "send(): the body is longer than its Content-Length", "cut"),
-    (shorter_than_declared, "send(): the body is 1 bytes shorter than its Content-Length", "cut"),
+    (less_than_total, "send(): the body is 2 bytes shorter than declared", "cut"),
+    (less_than_a_late_total, "send(): the body is 2 bytes shorter than declared", "cut"),
+    (more_than_a_late_total, "send(): the body is longer than declared", "cut"),
+    (longer_than_declared, "send(): the body is longer than declared", "cut"),
+    (shorter_than_declared, "send(): the body is 1 bytes shorter than declared", "cut"),
     (whole_and_not_as_declared, "the body has 4 bytes, its Content-Length says 3", "500"),
     (total_and_another_length, "total_size is 4, and the Content-Length 3", "500"),
     (bad_length, "content-length b'x' is no number", "500"),

@@ -334,6 +334,27 @@ async def test_sending_to_a_client_that_is_gone(
 
 
 @each_peer
+async def test_who_never_looks_at_what_becomes_of_chunks_keeps_no_loop_busy(peer: str) -> None:
+    left = asyncio.Event()
+    ends = []
+
+    async def work(res: SSGIHttpResponse) -> None:
+        await left.wait()
+        while True:
+            await res.send_chunk("x")
+            ends.append(res.aborted)
+
+    async with served(on_http(work), peer) as client:
+        client.request()
+        await turns()
+        client.leave()
+        left.set()
+        await turns()
+    assert all(ends)
+    assert 5 < len(ends) < 100
+
+
+@each_peer
 async def test_a_client_that_leaves_while_it_is_slow(
     peer: str, caplog: pytest.LogCaptureFixture
 ) -> None:

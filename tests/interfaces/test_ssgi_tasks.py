@@ -418,3 +418,22 @@ def test_members_have_the_signatures_of_the_draft() -> None:
         "send_headers": ["headers"],
         "run_async": ["handler", "arguments"],
     }
+
+
+async def test_it_works_on_both_loops(loop_factory: Any) -> None:
+    async def upper(res: SSGIHttpResponse) -> None:
+        while (chunk := await res.get_chunk()) is not None:
+            await res.send(chunk.read().upper(), True)
+        res.send(None)
+
+    def application(res: SSGIHttpResponse) -> None:
+        res.run_async(upper, res)
+
+    body = b"abc" * 300000
+    for peer in ("http1", "http2"):
+        async with served(on_http(application), peer) as client:
+            client.hold()
+            client.request("POST", body=body)
+            await turns()
+            client.release()
+            assert (await client.response()).body == body.upper()

@@ -15,7 +15,7 @@ from talks import lines_of, turns
 from under_ways import AsgiWay, Lifespan, answer_of, http_scope
 
 from kyoukai import HTTPRequestContext, Kyoukai, Response
-from kyoukai.exceptions import ConfigurationError, InterfaceError, StreamError
+from kyoukai.exceptions import ConfigurationError, InterfaceError, KyoukaiError, StreamError
 from kyoukai.interfaces.under_asgi import as_asgi
 
 if TYPE_CHECKING:
@@ -168,6 +168,29 @@ async def test_requests_in_progress_end_before_the_application(
     with pytest.raises(StreamError, match="the server is stopping"):
         await communicator.wait()
     assert lines_of(caplog) == []
+
+
+async def test_a_request_while_the_application_stops_starts_nothing() -> None:
+    app, log = app_with_a_log()
+    stopping, go_on = asyncio.Event(), asyncio.Event()
+
+    @app.after_serving
+    async def slowly(ctx: Context) -> None:
+        stopping.set()
+        await go_on.wait()
+
+    application = as_asgi(app)
+    lifespan = Lifespan(application)
+    await lifespan.begin()
+    end = asyncio.create_task(lifespan.end())
+    await stopping.wait()
+    late = talk(application)
+    with pytest.raises(KyoukaiError, match="stopping"):
+        await late.wait()
+    assert (await Lifespan(application).begin())["type"] == "lifespan.startup.failed"
+    go_on.set()
+    assert (await end)["type"] == "lifespan.shutdown.complete"
+    assert log == ["up", "down"]
 
 
 def test_settings_are_checked_at_once() -> None:
@@ -376,6 +399,42 @@ async def test_a_body_can_be_read_after_the_head_of_the_answer() -> None:
     server = Server(as_asgi(app_with(echo, stream=True)), pieces=1, size=3, headers=headers)
     await server.task
     assert [message.get("body") for message in server.sent] == [None, b"head", bytes(3), b""]
+
+
+async def test_over_http2_the_end_of_a_request_without_a_body_comes_before_its_answer() -> None:
+    """There are servers that close the connection if it comes later."""
+    application = as_asgi(app_with(hello))
+    for method, headers in (("GET", []), ("POST", [(b"content-length", b"0")])):
+        communicator = talk(application, method=method, headers=headers, http_version="2")
+        assert not communicator.future.done()
+        await turns()
+        assert communicator.output_queue.empty()
+        await communicator.send_input({"type": "http.request"})
+        assert (await answer_of(communicator)).body == b"hello"
+        communicator = talk(application, method=method, headers=headers, http_version="2")
+        await communicator.send_input({"type": "http.disconnect"})
+        await communicator.wait()
+        assert communicator.output_queue.empty()
+
+
+async def test_over_http2_an_answer_may_begin_before_the_body() -> None:
+    async def echo(ctx: HTTPRequestContext) -> Response:
+        async def parts() -> AsyncIterator[bytes]:
+            yield b"begin"
+            async for chunk in ctx.request.chunks():
+                yield chunk
+
+        return Response(parts())
+
+    communicator = talk(as_asgi(app_with(echo, stream=True)), method="POST", http_version="2")
+    assert (await communicator.receive_output())["status"] == 200
+    assert (await communicator.receive_output())["body"] == b"begin"
+    await communicator.send_input({"type": "http.request", "body": b"1", "more_body": True})
+    assert (await communicator.receive_output())["body"] == b"1"
+    await communicator.send_input({"type": "http.request", "body": b"2"})
+    assert (await communicator.receive_output())["body"] == b"2"
+    assert (await communicator.receive_output())["more_body"] is False
+    await communicator.wait()
 
 
 async def test_a_receive_that_fails_ends_the_request_and_is_raised() -> None:

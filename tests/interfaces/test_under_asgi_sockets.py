@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -189,6 +190,35 @@ async def test_how_the_handler_closes() -> None:
     await talk.wait()
 
 
+async def test_a_server_that_closes_once_nobody_receives_any_more() -> None:
+    """As Granian does: what we send last may have to wait until we do not receive."""
+    receiving = asyncio.Lock()
+    sent = []
+    ended = []
+
+    async def closes(ctx: Any, ws: WebSocket) -> None:
+        await ws.accept()
+        await ws.close(4000)
+        ended.append(True)
+
+    first = [{"type": "websocket.connect"}]
+
+    async def receive() -> Any:
+        if first:
+            return first.pop()
+        async with receiving:
+            return await asyncio.Event().wait()
+
+    async def send(message: Any) -> None:
+        if message["type"] == "websocket.close":
+            async with receiving:
+                assert ended
+        sent.append(message["type"])
+
+    await as_asgi(app_with(closes))(socket_scope(), receive, send)
+    assert sent == ["websocket.accept", "websocket.close"]
+
+
 async def test_a_handler_that_fails_closes_by_1011(caplog: pytest.LogCaptureFixture) -> None:
     async def fails(ctx: Any, ws: WebSocket) -> None:
         await ws.accept()
@@ -345,6 +375,33 @@ async def test_open_sockets_are_told_that_the_server_stops() -> None:
     assert (await lifespan.end())["type"] == "lifespan.shutdown.complete"
     assert (await talk.receive_output())["code"] == 1001
     await talk.wait()
+
+
+async def test_sockets_leave_nothing_to_the_collector() -> None:
+    application = as_asgi(app_with(echo))
+
+    async def one() -> None:
+        talk = ApplicationCommunicator(application, socket_scope())
+        await talk.send_input({"type": "websocket.connect"})
+        assert await talk.receive_output() == ACCEPT
+        await talk.send_input({"type": "websocket.receive", "text": "x"})
+        assert (await talk.receive_output())["text"] == "x"
+        await talk.send_input({"type": "websocket.disconnect", "code": 1000})
+        await talk.wait()
+
+    await one()
+    gc.collect()
+    gc.disable()
+    gc.set_debug(gc.DEBUG_SAVEALL)
+    try:
+        await one()
+        gc.collect()
+        left = [each for each in gc.garbage if type(each).__module__.startswith("kyoukai")]
+    finally:
+        gc.set_debug(0)
+        gc.garbage.clear()
+        gc.enable()
+    assert left == []
 
 
 async def test_a_message_that_should_not_come() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 import threading
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from asphalt.core import Component, Context, context_teardown, resource
 from under_ways import AsgiWay, WsgiWay
 
 from kyoukai import HTTPRequestContext, Kyoukai, Middleware, Resource, Response
+from kyoukai.exceptions import ExpectingNoResponse, KyoukaiError, StreamError
 from kyoukai.mount import Mount
 
 if TYPE_CHECKING:
@@ -367,3 +369,80 @@ async def test_what_is_mounted_is_served_and_started(way: Way) -> None:
 async def test_a_handler_that_ignores_its_body_answers(way: Way) -> None:
     async with way(make_app()) as server:
         assert (await server.ask("POST", "/threads", body=b"x" * 400000)).body == b"POSTkyoukai"
+
+
+async def echo_asgi(scope: Any, receive: Any, send: Any) -> None:
+    assert scope["type"] == "http"
+    body = b""
+    while True:
+        message = await receive()
+        body += message.get("body", b"")
+        if not message.get("more_body"):
+            break
+    headers = [(b"content-type", b"text/plain")]
+    await send({"type": "http.response.start", "status": 200, "headers": headers})
+    await send({"type": "http.response.body", "body": body})
+
+
+async def test_limits_of_a_mount_hold(way: Way) -> None:
+    app = make_app()
+    app.mount("/asgi", echo_asgi, interface="asgi", max_body_size=1000)
+    async with way(app) as server:
+        assert (await server.ask("POST", "/asgi", body=b"x" * 1000)).body == b"x" * 1000
+        assert (await server.ask("POST", "/asgi", body=b"x" * 1001)).status == 413
+
+
+async def test_a_handler_that_takes_the_connection_over_and_says_nothing(
+    way: Way, caplog: pytest.LogCaptureFixture
+) -> None:
+    app = Kyoukai("silent")
+
+    @app.route("/")
+    async def silent(ctx: HTTPRequestContext) -> str:
+        raise ExpectingNoResponse
+
+    @app.route("/half")
+    async def half(ctx: HTTPRequestContext) -> str:
+        assert ctx.request.state is not None
+        ctx.request.state.send_head(200, [(b"content-type", b"text/plain")])
+        raise ExpectingNoResponse
+
+    async with way(app) as server:
+        assert (await server.ask()).status == 500
+        assert "the application sent no answer" in caplog.text
+        with pytest.raises(StreamError, match="not whole|must close"):
+            await server.ask("GET", "/half")
+        assert "the application did not end its answer" in caplog.text
+
+
+async def test_two_applications_of_one_name_are_refused(way: Way) -> None:
+    app = make_app()
+    app.mount("/twin", make_app())
+    server = way(app)
+    with pytest.raises((AssertionError, KyoukaiError), match="two applications are called"):
+        async with server:
+            await server.ask()
+
+
+async def test_requests_leave_nothing_to_the_collector(way: Way) -> None:
+    """Garbage in cycles waits for the collector, whose work delays all requests."""
+    async with way(make_app()) as server:
+
+        async def some() -> None:
+            assert (await server.ask()).status == 200
+            assert (await server.ask("GET", "/letters")).body == b"abc"
+            assert (await server.ask("POST", "/count", body=b"x" * 200000)).status == 200
+
+        await some()
+        gc.collect()
+        gc.disable()
+        gc.set_debug(gc.DEBUG_SAVEALL)
+        try:
+            await some()
+            gc.collect()
+            left = [each for each in gc.garbage if type(each).__module__.startswith("kyoukai")]
+        finally:
+            gc.set_debug(0)
+            gc.garbage.clear()
+            gc.enable()
+        assert left == []

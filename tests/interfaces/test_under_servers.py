@@ -191,7 +191,11 @@ def test_everything_that_a_server_has_to_carry(served: Served, certificates: Cer
         with httpx.Client(verify=certificates.trusting("a"), trust_env=False) as http1:
             talk_http(served, http1)
     hang_up(served, certificates)
-    if served.name != "gunicorn":
+    if served.name == "gunicorn":
+        with connect(served.port) as sock:
+            sock.sendall(b"GET /letters HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            assert sock.recv(65536).startswith(b"HTTP/1.1 103 Early Hints\r\nlink: </style.css>")
+    else:
         talk_websockets(served, certificates)
     served.client.close()  # the end of TLS takes both sides
     # By SIGTERM, uvicorn dies before its loop can be closed in good order.

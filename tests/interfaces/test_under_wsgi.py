@@ -22,6 +22,7 @@ from under_ways import call, environ_of
 from kyoukai import HTTPRequestContext, Kyoukai, Response
 from kyoukai.exceptions import KyoukaiError, StreamError
 from kyoukai.interfaces.under_wsgi import as_wsgi
+from kyoukai.testing import Client
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator
@@ -525,3 +526,17 @@ def test_a_synchronous_handler_may_read_the_body_as_it_comes() -> None:
     environ["wsgi.input"] = io.BytesIO(bytes(300000))
     with closing(as_wsgi(app_with(sums, stream=True))) as application:
         assert call(application, environ).body == b"300000"
+
+
+async def test_below_our_own_wsgi_interface(caplog: pytest.LogCaptureFixture) -> None:
+    app = app_with(hello)
+    app.route("/count", methods=["POST"], stream=True)(count)
+    application = as_wsgi(app)
+    outer = Kyoukai("outer")
+    outer.mount("/in", application, interface="wsgi")
+    async with Client(outer, access_log=False) as client:
+        assert (await client.get("/in/")).body == b"hello"
+        assert (await client.post("/in/count", body=bytes(300000))).body == b"300000"
+        assert (await client.get("/in/none")).status == 404
+    await asyncio.to_thread(application.close)
+    assert lines_of(caplog) == []

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from backends.support import Clock, turns
+from backends.wires import FIELDS
 from talks import lines_of
 from wsgi_apps import PLAIN, Body, Gate, both, hosted, leaving, saying
 
@@ -41,7 +42,7 @@ async def test_an_application_waits_for_a_slow_client(
     body = Body(endless(size))
     filled = Gate()
     stopped = Gate()
-    room = 65536 + 65535  # the transport's buffer, and the windows of HTTP/2
+    room = 65536  # the transport's buffer, or the windows of HTTP/2
     least = 8192 // size  # small chunks cost more than their size
 
     def app(environ: dict[str, Any], start_response: Any) -> Any:
@@ -75,7 +76,7 @@ async def test_an_application_waits_for_a_slow_client(
         peer.request()
         await filled.opened()
         await threads_run()
-        most = (room + 16384) // size + 2
+        most = (room + 2 * 16384) // size + 3  # what is handed over, and what waits for that
         assert body.taken <= most
         peer.release()
         peer.hold()
@@ -316,3 +317,18 @@ async def test_a_server_that_stops_does_not_wait_for_a_thread(
         ]
     else:
         assert not lines_of(caplog)
+
+
+async def test_an_answer_that_the_wire_refuses(caplog: Any) -> None:
+    """The thread is done by then, and cannot say so."""
+    async with hosted(saying([b"x"]), "http2") as site:
+        interface = site.interface
+        # A handshake is not for WSGI; 200 would accept it.
+        site.server.interface = interface.answer
+        peer = site.dial()
+        exchange = peer.client.begin("CONNECT", "/", [(":protocol", "websocket"), *FIELDS])
+        assert (await exchange.finished()).status == 500
+    assert lines_of(caplog) == [
+        "CONNECT /: wsgi application project:app: 200 would accept CONNECT:"
+        " only accept_upgrade() does that"
+    ]

@@ -91,6 +91,29 @@ async def test_short_requests_share_a_thread() -> None:
     assert len(threads) <= 2
 
 
+async def test_the_thread_that_became_idle_last_is_the_next() -> None:
+    """Its caches are warm, and its connection to the database is open; the others may sleep."""
+    threads = []
+    meeting = Meeting(4)
+
+    def app(environ: dict[str, Any], start_response: Any) -> Any:
+        if environ["PATH_INFO"] == "/meet":
+            return meeting(environ, start_response)
+        threads.append(threading.get_ident())
+        start_response("200 OK", PLAIN)
+        return [b"x"]
+
+    async with hosted(app) as site:
+        await asyncio.gather(*[site.ask("GET", "/meet") for _ in range(4)])
+        pool = site.interface._pool
+        for _ in range(10):
+            while pool.busy:
+                await asyncio.to_thread(lambda: None)
+            await site.ask()
+    assert len(threads) == 10
+    assert len(set(threads)) == 1
+
+
 @both
 async def test_more_than_the_queue_holds_get_503(wire: str, caplog: Any) -> None:
     app = Blocking()
@@ -113,8 +136,19 @@ async def test_more_than_the_queue_holds_get_503(wire: str, caplog: Any) -> None
         for peer in waiting:
             assert (await peer.response()).body == b"done"
         assert (await site.ask()).status == 200  # and there is room again
-    assert app.called == 6
-    assert len(lines_of(caplog)) == 1
+        assert app.called == 6
+        assert len(lines_of(caplog)) == 1
+        app.go = Gate()
+        app.begun = threading.Semaphore(0)
+        again = [site.dial() for _ in range(6)]
+        for peer in again:
+            peer.request()
+        await app.entered()
+        await app.entered()
+        await turns()
+        assert len(lines_of(caplog)) == 2
+        app.go.open()
+        assert sorted([(await peer.response()).status for peer in again]) == [200] * 5 + [503]
 
 
 async def test_no_queue_at_all() -> None:

@@ -148,12 +148,10 @@ class H2Sender(BaseProtocol):
 
     # -- Whole answers -------------------------------------------------------------------------
 
-    async def send_response(
+    def send_now(
         self, stream: StreamState, status: int, headers: Sequence[Header], body: Payload
-    ) -> None:
-        """Send a whole response, as HEADERS and DATA in one write if it is of ordinary size."""
-        if stream.sending is not IDLE:  # since this coroutine was made
-            raise PeerGone
+    ) -> bool:
+        """Send a whole response as HEADERS and DATA in one write, if it is an ordinary one."""
         if type(headers) is tuple and type(body) is bytes and stream.receiving is CLOSED:
             size = len(body)
             h2 = self.h2
@@ -181,8 +179,17 @@ class H2Sender(BaseProtocol):
                     if self._logs_access:
                         self.component.log_access(stream)
                     self.forget(stream_id)
-                    return
-        await self._send_whole(self.with_h2(stream), status, headers, body)
+                    return True
+        return False
+
+    async def send_response(
+        self, stream: StreamState, status: int, headers: Sequence[Header], body: Payload
+    ) -> None:
+        """Send a whole response."""
+        if stream.sending is not IDLE:  # since this coroutine was made
+            raise PeerGone
+        if not self.send_now(stream, status, headers, body):
+            await self._send_whole(self.with_h2(stream), status, headers, body)
 
     async def _send_whole(
         self, stream: H2State, status: int, headers: Sequence[Header], body: Payload

@@ -65,6 +65,18 @@ def digest():
     return {"size": size, "sha256": found.hexdigest()}
 
 
+@app.post("/echo")
+def echo():
+    """Send a body back while it comes."""
+
+    @stream_with_context
+    def pieces():
+        while piece := request.stream.read1(65536):
+            yield piece
+
+    return pieces(), {"Content-Type": "application/octet-stream"}
+
+
 @app.post("/login")
 def login():
     session["name"] = request.form["name"]

@@ -78,6 +78,7 @@ async def background(request):
     async def work():
         await event(f"go-{name}").wait()
         event(f"done-{name}").set()
+        print(f"{name} is done", flush=True)
 
     return PlainTextResponse("begun\n", background=BackgroundTask(work))
 
