@@ -113,6 +113,14 @@ def _check_address(context: click.Context, option: click.Parameter, value: Any) 
     return value
 
 
+def _check_root_path(context: click.Context, option: click.Parameter, value: Any) -> Any:
+    try:
+        ServerConfig(root_path=value or "")
+    except ConfigurationError as error:
+        raise click.BadParameter(str(error), context, option) from None
+    return value
+
+
 def _parse_settings(
     context: click.Context, option: click.Parameter, value: tuple[str, ...]
 ) -> dict[str, Any]:
@@ -176,7 +184,12 @@ _service = click.option(
     type=click.Choice(("auto", "on", "off")),
     help="Whether an ASGI application gets lifespan events; auto: if it knows them.",
 )
-@click.option("--root-path", metavar="PATH", help="Prefix that a proxy publishes this under.")
+@click.option(
+    "--root-path",
+    metavar="PATH",
+    callback=_check_root_path,
+    help="Prefix that a proxy publishes this under.",
+)
 @click.option(
     "--loop",
     type=click.Choice(("auto", "asyncio", "uvloop")),
@@ -337,7 +350,9 @@ def _title(app: Any, target: Any) -> str:
 
 
 def _source(app: Any, target: Any) -> str:
-    return target if isinstance(target, str) else name_of_application(app)
+    if isinstance(target, str):
+        return target
+    return app.name if isinstance(app, Kyoukai) else name_of_application(app)
 
 
 def _rows(app: Any, target: Any) -> list[tuple[str, ...]]:

@@ -160,6 +160,7 @@ def test_a_file_with_several_kinds(start: Start) -> None:
         (("apps:anything",), 2, "Error: app: 'apps:anything': its signature does not tell what"),
         (("apps:asgi", "--interface", "asgj"), 2, "Error: Invalid value for '--interface': 'asgj'"),
         (("apps:asgi", "--lifespan", "x"), 2, "Error: Invalid value for '--lifespan': 'x' is not"),
+        (("apps:asgi", "--root-path", "x"), 2, "Error: Invalid value for '--root-path': root_path"),
         (("apps:number", "--factory"), 1, "Error: 'apps:number' cannot be called: it is no fact"),
         (("apps:failing",), 1, "Error: apps:failing: the application cannot start: no data"),
         (("config.yaml", "--interface", "asgi"), 1, "Error: --interface: config.yaml has several"),

@@ -199,8 +199,8 @@ class Http1Protocol(BaseProtocol):
             await self._write_slices(stream, data)
         else:
             self._write(stream, data)
-            if self.write_paused or self.turn_left < 0 or self.transport.is_closing():
-                await self.drain()
+        if self.write_paused or self.turn_left < 0 or self.transport.is_closing():
+            await self.drain()
 
     async def end(self, stream: StreamState, trailers: Sequence[Header]) -> None:
         """Finish the response."""
@@ -223,11 +223,13 @@ class Http1Protocol(BaseProtocol):
         stream.bytes_sent += size
 
     async def _write_slices(self, stream: H1State, data: Payload) -> None:
+        """Write data slice by slice; waits before all but the first, and not after the last."""
         view = memoryview(data)
-        for start in range(0, len(view), SLICE):
-            self._write(stream, view[start : start + SLICE])
+        self._write(stream, view[:SLICE])
+        for start in range(SLICE, len(view), SLICE):
             if self.write_paused or self.turn_left < 0 or self.transport.is_closing():
                 await self.drain()
+            self._write(stream, view[start : start + SLICE])
 
     def _connection_header(self, stream: H1State, closes: bool) -> bytes:
         if closes or self._must_close(stream):

@@ -35,6 +35,8 @@ _HTTP = {"http.response.trailers": _EMPTY, "http.response.early_hint": _EMPTY, *
 _WEBSOCKET = {"websocket.http.response": _EMPTY}
 
 _TLS_VERSIONS = {"TLSv1": 0x0301, "TLSv1.1": 0x0302, "TLSv1.2": 0x0303, "TLSv1.3": 0x0304}
+#: The numbers of cipher suites that have been asked for.
+_suites: dict[str, int] = {}
 #: Short names of the attributes that RFC 4514 section 3 names; all others are spelled out.
 _ATTRIBUTES = {
     "commonName": "CN",
@@ -142,7 +144,7 @@ def _describe(tls: Any, certfile: str | None) -> dict[str, Any]:
         "client_cert_name": distinguished_name(subject) if chain else None,
         "client_cert_error": None,  # a certificate that is wrong never gets this far
         "tls_version": _TLS_VERSIONS.get(tls.version() or ""),
-        "cipher_suite": None if cipher is None else _suites(tls.context).get(cipher[0]),
+        "cipher_suite": None if cipher is None else _suite(cipher[0], tls.context),
     }
 
 
@@ -156,9 +158,11 @@ def _client_chain(tls: Any) -> list[bytes]:
     return [own]
 
 
-def _suites(context: ssl.SSLContext) -> dict[str, int]:
-    """Return the numbers of cipher suites, as they are on the wire, by OpenSSL's names."""
-    return {each["name"]: each["id"] & 0xFFFF for each in context.get_ciphers()}
+def _suite(name: str, context: ssl.SSLContext) -> int | None:
+    """Return the number of a cipher suite, as it is on the wire, by OpenSSL's name."""
+    if name not in _suites:
+        _suites.update((each["name"], each["id"] & 0xFFFF) for each in context.get_ciphers())
+    return _suites.get(name)
 
 
 def own_certificate(certfile: str) -> str | None:

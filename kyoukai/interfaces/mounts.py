@@ -44,8 +44,22 @@ class MountedInterface:
     @property
     def name(self) -> str:
         """What the start-up line calls it: the kind of each application."""
-        mounted = ", ".join(f"{mount.place}: {kind_of(each)}" for mount, each in self.mounted)
-        return f"{kind_of(self.base)}; {mounted}"
+        base, *mounted = self.kinds("")
+        return f"{base.rpartition(': ')[2]}; {', '.join(mounted)}"
+
+    def kinds(self, prefix: str) -> Iterator[str]:
+        """
+        Return a text for each application: where it is, and its kind.
+
+        :param prefix: the prefix of all of them
+        """
+        yield f"{prefix or '/'}: {kind_of(self.base)}"
+        for mount, each in self.mounted:
+            place = prefix + mount.prefix
+            if isinstance(each, MountedInterface):
+                yield from each.kinds(place)
+            else:
+                yield f"{place or '/'}: {kind_of(each)}"
 
     def __call__(self, stream: StreamState) -> Awaitable[None]:
         """Answer a stream."""

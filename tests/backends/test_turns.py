@@ -15,7 +15,7 @@ from kyoukai.backends.base import PART, TURN
 from kyoukai.backends.http2.protocol import H2KyoukaiProtocol
 from kyoukai.backends.httptools_ import HttpToolsProtocol
 from kyoukai.exceptions import PeerGone, WebSocketDisconnected
-from kyoukai.stream import StreamState
+from kyoukai.stream import CLOSED, StreamState
 from kyoukai.testing import MemoryServer, MemoryTransport
 
 from . import frames as f
@@ -181,3 +181,27 @@ async def test_sockets(wire: type[Http1Line | Http2Line], gone: bool) -> None:
                 await task
         task.cancel()
         await asyncio.wait((task,))
+
+
+@pytest.mark.parametrize("size", [2 * TURN, 2 * TURN + 1, 40 * 65536])
+async def test_a_client_that_leaves_with_its_whole_answer_is_not_lost(size: int) -> None:
+    """Nothing is waited for between the last byte of a whole answer and its end."""
+    ended = []
+
+    async def app(stream: StreamState) -> None:
+        await stream.send_response(200, (), bytes(size))
+        ended.append(stream.sending)
+
+    async with MemoryServer(app) as server:
+        transport = ask_http1(server)
+
+        def taken() -> None:
+            if len(transport.output.partition(b"\r\n\r\n")[2]) == size:
+                transport.lose()
+            else:
+                asyncio.get_running_loop().call_soon(taken)
+
+        taken()
+        async with asyncio.timeout(10):
+            await server.connections.wait_idle()
+    assert ended == [CLOSED]

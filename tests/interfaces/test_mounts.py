@@ -246,6 +246,10 @@ def test_the_name_tells_every_kind() -> None:
     app.mount("/", native("b"))
     interface: Any = interface_for(app, CONFIG, mounts=[Mount("/c", native("c"))])
     assert interface.name == "kyoukai; /c: kyoukai, /a: kyoukai, /: kyoukai"
+    outer = native("outer")
+    outer.mount("/in", app)
+    name = interface_for(outer, CONFIG).name  # type: ignore[attr-defined]
+    assert name == "kyoukai; /in: kyoukai, /in/a: kyoukai, /in: kyoukai"
     assert make_interface("auto", app, CONFIG).name == "kyoukai"  # type: ignore[attr-defined]
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
 
@@ -12,16 +11,15 @@ from asgiref.testing import ApplicationCommunicator
 from starlette.applications import Starlette
 from starlette.routing import Mount
 from talks import lines_of, turns
-from under_ways import AsgiWay, Lifespan, answer_of, http_scope
+from under_ways import AsgiWay, answer_of, http_scope
 
 from kyoukai import HTTPRequestContext, Kyoukai, Response
-from kyoukai.exceptions import ConfigurationError, InterfaceError, KyoukaiError, StreamError
+from kyoukai.exceptions import StreamError
 from kyoukai.interfaces.under_asgi import as_asgi
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
 
-    from asphalt.core import Context
 
 COMPLETE = {"type": "lifespan.startup.complete"}
 
@@ -44,261 +42,6 @@ async def ask(application: Any, **changes: Any) -> Any:
 
 async def hello(ctx: HTTPRequestContext) -> str:
     return "hello"
-
-
-# -- Life ------------------------------------------------------------------------------------------
-
-
-def app_with_a_log() -> tuple[Kyoukai, list[str]]:
-    app = app_with(hello)
-    log: list[str] = []
-
-    @app.before_serving
-    async def before(ctx: Context) -> None:
-        log.append("up")
-
-    @app.after_serving
-    async def after(ctx: Context) -> None:
-        log.append("down")
-
-    return app, log
-
-
-def test_without_a_lifespan_the_first_request_starts_and_the_loops_end_ends() -> None:
-    app, log = app_with_a_log()
-    application = as_asgi(app)
-
-    async def main() -> None:
-        answers = await asyncio.gather(*[ask(application) for _ in range(5)])
-        assert {answer.body for answer in answers} == {b"hello"}
-        assert log == ["up"]
-
-    asyncio.run(main())
-    assert log == ["up", "down"]
-    asyncio.run(main_again(application))
-    assert log == ["up", "down", "up", "down"]
-
-
-async def main_again(application: Any) -> None:
-    async with Lifespan(application):
-        assert (await ask(application)).body == b"hello"
-
-
-async def test_two_lifespans_share_one_life() -> None:
-    app, log = app_with_a_log()
-    application = as_asgi(app)
-    async with Lifespan(application):
-        async with Lifespan(application):
-            pass
-        assert log == ["up"]
-        assert (await ask(application)).body == b"hello"
-    assert log == ["up", "down"]
-
-
-async def test_a_start_that_fails_is_told_in_one_line(caplog: pytest.LogCaptureFixture) -> None:
-    app = app_with(hello)
-    ended = []
-
-    @app.before_serving
-    async def before(ctx: Context) -> None:
-        ctx.add_teardown_callback(lambda: ended.append("context"))
-        raise OSError("no database\nat all")
-
-    application = as_asgi(app)
-    assert await Lifespan(application).begin() == {
-        "type": "lifespan.startup.failed",
-        "message": "OSError: no database at all",
-    }
-    assert "before_serving" in caplog.text or "no database" in caplog.text
-    assert ended == ["context"]
-    communicator = talk(application)
-    with pytest.raises(OSError, match="no database"):
-        await communicator.wait()
-
-
-async def test_a_wrong_mount_is_told_at_the_start() -> None:
-    app = app_with(hello)
-    app.mount("/x", "no_such_module:app")
-    message = await Lifespan(as_asgi(app)).begin()
-    assert message["type"] == "lifespan.startup.failed"
-    assert "no_such_module" in message["message"]
-    assert "\n" not in message["message"]
-
-
-async def test_an_end_that_fails_is_told(caplog: pytest.LogCaptureFixture) -> None:
-    app = app_with(hello)
-
-    @app.before_serving
-    async def before(ctx: Context) -> None:
-        ctx.add_teardown_callback(fails)
-
-    def fails() -> None:
-        raise OSError("it does not close")
-
-    lifespan = Lifespan(as_asgi(app))
-    assert await lifespan.begin() == COMPLETE
-    message = await lifespan.end()
-    assert message["type"] == "lifespan.shutdown.failed"
-    assert "it does not close" in message["message"]
-
-
-async def test_requests_in_progress_end_before_the_application(
-    caplog: pytest.LogCaptureFixture,
-) -> None:
-    app, log = app_with_a_log()
-    began = asyncio.Event()
-
-    @app.route("/long")
-    async def long(ctx: HTTPRequestContext) -> str:
-        began.set()
-        try:
-            await asyncio.Event().wait()
-        finally:
-            log.append("cancelled")
-        return ""
-
-    application = as_asgi(app, settings={"graceful_timeout": 0})
-    lifespan = Lifespan(application)
-    await lifespan.begin()
-    communicator = talk(application, target="/long")
-    await communicator.send_input({"type": "http.request"})
-    await began.wait()
-    assert await lifespan.end() == {"type": "lifespan.shutdown.complete"}
-    assert log == ["up", "cancelled", "down"]
-    with pytest.raises(StreamError, match="the server is stopping"):
-        await communicator.wait()
-    assert lines_of(caplog) == []
-
-
-async def test_a_request_while_the_application_stops_starts_nothing() -> None:
-    app, log = app_with_a_log()
-    stopping, go_on = asyncio.Event(), asyncio.Event()
-
-    @app.after_serving
-    async def slowly(ctx: Context) -> None:
-        stopping.set()
-        await go_on.wait()
-
-    application = as_asgi(app)
-    lifespan = Lifespan(application)
-    await lifespan.begin()
-    end = asyncio.create_task(lifespan.end())
-    await stopping.wait()
-    late = talk(application)
-    with pytest.raises(KyoukaiError, match="stopping"):
-        await late.wait()
-    assert (await Lifespan(application).begin())["type"] == "lifespan.startup.failed"
-    go_on.set()
-    assert (await end)["type"] == "lifespan.shutdown.complete"
-    assert log == ["up", "down"]
-
-
-def test_settings_are_checked_at_once() -> None:
-    with pytest.raises(ConfigurationError, match="did you mean 'max_body_size'"):
-        as_asgi(app_with(hello), settings={"max_bodysize": 1})
-
-
-async def test_scopes_and_messages_that_are_not_known() -> None:
-    application = as_asgi(app_with(hello))
-    for scope, message, said in (
-        ({"type": "carrier-pigeon"}, None, "carrier-pigeon"),
-        ({"type": "lifespan"}, {"type": "lifespan.shutdown"}, "lifespan.shutdown"),
-        ({**http_scope(), "type": "websocket"}, {"type": "http.request"}, "http.request"),
-    ):
-        communicator = ApplicationCommunicator(application, scope)
-        if message is not None:
-            await communicator.send_input(message)
-        with pytest.raises(InterfaceError, match=said):
-            await communicator.wait()
-
-
-# -- Heads -----------------------------------------------------------------------------------------
-
-
-async def show(ctx: HTTPRequestContext) -> dict[str, Any]:
-    head = ctx.request.head
-    return {
-        "headers": [[name.decode(), value.decode()] for name, value in head.headers],
-        "authority": head.authority,
-        "path": head.path,
-        "raw_path": head.raw_path.decode(),
-        "length": head.content_length,
-        "client": head.client,
-    }
-
-
-async def shown(**changes: Any) -> dict[str, Any]:
-    app = Kyoukai("test")
-    app.route("/", methods=["GET", "POST"])(show)
-    app.route("/<path:rest>", methods=["GET", "POST"])(lambda ctx, rest: show(ctx))
-    answer = await ask(as_asgi(app), **changes)
-    assert answer.status == 200, answer
-    found: dict[str, Any] = json.loads(answer.body)
-    return found
-
-
-async def test_names_with_underscores_are_dropped_and_the_host_comes_first() -> None:
-    headers = [(b"X-One", b"1"), (b"x_two", b"2"), (b"Host", b"Example.COM:81"), (b"x-one", b"3")]
-    found = await shown(headers=headers[:2] + headers[3:])
-    assert found["headers"] == [["host", "example.com"], ["x-one", "1"], ["x-one", "3"]]
-    scope = {**http_scope(), "headers": headers}
-    communicator = ApplicationCommunicator(as_asgi(app_with(show)), scope)
-    await communicator.send_input({"type": "http.request"})
-    answer = await answer_of(communicator)
-    assert b'"authority":"example.com:81"' in answer.body
-    assert b'[["host","Example.COM:81"],["x-one","1"],["x-one","3"]]' in answer.body
-
-
-async def test_cookies_in_pieces_are_one() -> None:
-    found = await shown(headers=[(b"cookie", b"a=1"), (b"x", b"y"), (b"cookie", b"b=2")])
-    assert [value for name, value in found["headers"] if name == "cookie"] == ["a=1; b=2"] * 1
-
-
-@pytest.mark.parametrize(
-    "headers, status",
-    [
-        ([(b"host", b"a"), (b"host", b"b")], 400),
-        ([(b"host", b"a b")], 400),
-        ([(b"host", b"a"), (b"content-length", b"5x")], 400),
-        ([(b"host", b"a"), (b"content-length", b"5"), (b"content-length", b"6")], 400),
-        ([(b"host", b"a"), (b"expect", b"miracles")], 417),
-        ([(b"host", b"a"), (b"host", b"a")], 200),
-        ([], 200),
-    ],
-)
-async def test_what_decides_must_be_clear(headers: Any, status: int) -> None:
-    scope = {**http_scope(), "headers": headers}
-    communicator = ApplicationCommunicator(as_asgi(app_with(hello)), scope)
-    await communicator.send_input({"type": "http.request"})
-    assert (await answer_of(communicator)).status == status
-
-
-@pytest.mark.parametrize(
-    "changes, path, raw_path",
-    [
-        ({"path": "/a b/c", "raw_path": b"/a%20b%2Fc"}, "/a b/c", "/a%20b%2Fc"),
-        ({"path": "/a b", "raw_path": None}, "/a b", "/a%20b"),
-        ({"path": "/a/é", "raw_path": b"/other"}, "/a/é", "/a/%C3%A9"),
-        ({"path": "/x", "raw_path": b"/x", "root_path": "/pre"}, "/pre/x", "/pre/x"),
-        ({"path": "/pre/x", "raw_path": b"/pre/x", "root_path": "/pre"}, "/pre/x", "/pre/x"),
-        ({"path": "/pre/a ", "raw_path": b"/a%20", "root_path": "/pre"}, "/pre/a ", "/pre/a%20"),
-        ({"path": "/prex", "raw_path": b"/prex", "root_path": "/pre"}, "/pre/prex", "/pre/prex"),
-        ({"path": "", "raw_path": b""}, "/", "/"),
-        ({"path": "/x?y", "raw_path": b"/x%3Fy"}, "/x?y", "/x%3Fy"),
-    ],
-)  # fmt: skip
-async def test_paths(changes: dict[str, Any], path: str, raw_path: str) -> None:
-    found = await shown(**changes)
-    assert (found["path"], found["raw_path"]) == (path, raw_path)
-
-
-async def test_a_unix_socket_has_no_client_and_no_port() -> None:
-    found = await shown(client=None, server=("/run/app.sock", None))
-    assert found["client"] is None
-    scope = {**http_scope(client=None, server=("/run/app.sock", None)), "headers": []}
-    communicator = ApplicationCommunicator(as_asgi(app_with(show)), scope)
-    await communicator.send_input({"type": "http.request"})
-    assert b'"authority":"localhost"' in (await answer_of(communicator)).body
 
 
 # -- Bodies ----------------------------------------------------------------------------------------

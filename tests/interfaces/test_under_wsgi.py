@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import io
-import json
 import os
 import signal
 import sys
@@ -25,11 +24,10 @@ from kyoukai.interfaces.under_wsgi import as_wsgi
 from kyoukai.testing import Client
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Iterator
+    from collections.abc import AsyncIterator, Callable
 
     from asphalt.core import Context
 
-    from kyoukai.interfaces.under_wsgi import WsgiApplication
 
 #: How long another thread may take, in seconds: only a test that fails waits so long.
 SOON = 10
@@ -192,101 +190,6 @@ def test_a_forked_process_has_a_loop_of_its_own() -> None:
                 os._exit(status)
         assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
         assert call(application, environ_of()).body == b"%d" % os.getpid()
-
-
-# -- Heads -----------------------------------------------------------------------------------------
-
-
-async def show(ctx: HTTPRequestContext) -> dict[str, Any]:
-    head = ctx.request.head
-    return {
-        "target": head.target.decode(),
-        "raw": head.raw_path.decode(),
-        "path": head.path,
-        "root": head.root_path,
-        "authority": head.authority,
-        "version": head.http_version,
-        "client": head.client,
-        "length": head.content_length,
-    }
-
-
-@pytest.fixture(scope="module")
-def shows() -> Iterator[WsgiApplication]:
-    app = Kyoukai("test")
-    app.route("/", methods=["GET", "POST"])(show)
-
-    @app.route("/<path:rest>", methods=["GET", "POST"])
-    async def rest(ctx: HTTPRequestContext, rest: str) -> dict[str, Any]:
-        return await show(ctx)
-
-    with closing(as_wsgi(app)) as application:
-        yield application
-
-
-@pytest.mark.parametrize(
-    "changes, found",
-    [
-        ({}, {"target": "/", "raw": "/", "path": "/", "root": ""}),
-        ({"PATH_INFO": ""}, {"target": "/", "path": "/"}),
-        ({"PATH_INFO": "/a b/\xc3\xa9"}, {"raw": "/a%20b/%C3%A9", "path": "/a b/é"}),
-        (
-            {"PATH_INFO": "/a/b", "REQUEST_URI": "/a%2Fb?q", "QUERY_STRING": "q"},
-            {"raw": "/a%2Fb", "target": "/a%2Fb?q", "path": "/a/b"},
-        ),
-        ({"PATH_INFO": "/a/b", "RAW_URI": "http://h/a%2Fb"}, {"raw": "/a%2Fb"}),
-        ({"PATH_INFO": "/a/b", "REQUEST_URI": "/elsewhere"}, {"raw": "/a/b"}),
-        ({"PATH_INFO": "/a/b", "REQUEST_URI": "not a target"}, {"raw": "/a/b"}),
-        (
-            {"SCRIPT_NAME": "/p", "PATH_INFO": "/a/b", "REQUEST_URI": "/p/a%2Fb"},
-            {"raw": "/p/a%2Fb", "path": "/p/a/b", "root": "/p"},
-        ),
-        (
-            {"SCRIPT_NAME": "/p", "PATH_INFO": "/a/b", "REQUEST_URI": "/a%2Fb"},
-            {"raw": "/p/a%2Fb", "path": "/p/a/b", "target": "/a%2Fb"},
-        ),
-        ({"SCRIPT_NAME": "/p", "PATH_INFO": ""}, {"path": "/p", "root": "/p"}),
-        ({"HTTP_HOST": "Example.ORG:81"}, {"authority": "example.org:81"}),
-        ({"SERVER_NAME": "::1", "HTTP_HOST": None}, {"authority": "[::1]:8000"}),
-        ({"SERVER_PORT": "80", "HTTP_HOST": None}, {"authority": "127.0.0.1"}),
-        ({"SERVER_PROTOCOL": "HTTP/2.0"}, {"version": "2"}),
-        ({"SERVER_PROTOCOL": "HTTP/1.0"}, {"version": "1.0"}),
-        ({"REMOTE_ADDR": "", "REMOTE_PORT": ""}, {"client": None}),
-        ({"REMOTE_PORT": None}, {"client": ["192.0.2.1", 0]}),
-        ({"CONTENT_LENGTH": ""}, {"length": None}),
-        ({"CONTENT_LENGTH": "0"}, {"length": 0}),
-    ],
-)
-def test_the_environ_becomes_a_head(
-    shows: WsgiApplication, changes: dict[str, Any], found: dict[str, Any]
-) -> None:
-    environ = environ_of(**changes)
-    for key, value in changes.items():
-        if value is None:
-            del environ[key]
-    head, body = begin_unchecked(shows, environ)
-    assert head[0] == "200 OK", body
-    shown = json.loads(body)
-    assert {key: shown[key] for key in found} == found
-
-
-def begin_unchecked(application: Any, environ: dict[str, Any]) -> tuple[list[Any], bytes]:
-    head: list[Any] = []
-    body = application(environ, lambda status, headers: head.extend((status, headers)))
-    return head, b"".join(body)
-
-
-@pytest.mark.parametrize(
-    "changes, status",
-    [
-        ({"HTTP_HOST": "a b"}, 400),
-        ({"CONTENT_LENGTH": "many"}, 400),
-        ({"HTTP_UPGRADE": "websocket", "HTTP_CONNECTION": "Upgrade"}, 404),
-    ],
-)
-def test_what_is_refused(shows: WsgiApplication, changes: dict[str, str], status: int) -> None:
-    head, _ = begin_unchecked(shows, environ_of(**changes))
-    assert int(head[0].split()[0]) == status
 
 
 # -- Bodies ----------------------------------------------------------------------------------------
