@@ -171,10 +171,14 @@ class HTTPRequestContext(Context):
             state.send_informational(103, [(b"link", link.encode("latin-1")) for link in links])
 
     async def disconnected(self) -> None:
-        """Wait until the client is gone; for ever, if it stays or there is none."""
+        """
+        Wait until the client is gone; for ever, if it stays or there is none.
+
+        A client that has closed its sending direction counts as gone: only writing could tell.
+        """
         state = self.request.state
         if state is not None:
-            await state.disconnected()
+            await state.disconnected(or_closed_input=True)
 
     @property
     def has_teardown(self) -> bool:

@@ -161,6 +161,8 @@ class StreamState(RequestBody):
     tunnel: Tunnel | None = None
 
     _gone: asyncio.Future[None] | None = None
+    _input_closed: bool = False
+    _input_counts: bool = False
     _length_left: int | None = None
     _bodyless: bool = False
 
@@ -389,10 +391,26 @@ class StreamState(RequestBody):
         if self.tunnel is not None:
             self.tunnel.lost()
 
-    async def disconnected(self) -> None:
-        """Wait until the client is gone."""
+    def input_closed(self) -> None:
+        """For the wire: the client has sent all it will send, also for later requests."""
+        self._input_closed = True
+        if self._input_counts and self._gone is not None and not self._gone.done():
+            self._gone.set_result(None)
+
+    async def disconnected(self, or_closed_input: bool = False) -> None:
+        """
+        Wait until the client is gone.
+
+        :param or_closed_input: return also when it has closed its direction of a connection in the
+            clear. Nothing but writing tells whether it is gone then, so that who writes nothing
+            would wait for ever; an answer can still be sent
+        """
         if self.sending is RESET or self.receiving is RESET:
             return
+        if or_closed_input:
+            if self._input_closed:
+                return
+            self._input_counts = True
         if self._gone is None:
             self._gone = asyncio.get_running_loop().create_future()
         await asyncio.shield(self._gone)

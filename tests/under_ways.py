@@ -13,13 +13,25 @@ from wsgiref.validate import validator
 from asgiref.testing import ApplicationCommunicator
 from werkzeug.datastructures import Headers
 
+from kyoukai import Kyoukai
 from kyoukai.interfaces.under_asgi import as_asgi
 from kyoukai.interfaces.under_wsgi import as_wsgi
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
 
-    from kyoukai import Kyoukai
+    from kyoukai import HTTPRequestContext
+
+
+async def hello(ctx: HTTPRequestContext) -> str:
+    return "hello"
+
+
+def http_app(handler: Callable[..., Any], **options: Any) -> Kyoukai:
+    """An application with one route."""
+    app = Kyoukai("test")
+    app.route("/", methods=["GET", "POST"], **options)(handler)
+    return app
 
 
 @dataclass
@@ -113,6 +125,18 @@ async def answer_of(communicator: ApplicationCommunicator) -> Answer:
     answer.body = b"".join(answer.pieces)
     await communicator.wait(5)
     return answer
+
+
+def talk(application: Any, **changes: Any) -> ApplicationCommunicator:
+    """Begin a request of an ASGI server."""
+    return ApplicationCommunicator(application, http_scope(**changes))
+
+
+async def ask(application: Any, **changes: Any) -> Answer:
+    """Send a request without a body."""
+    communicator = talk(application, **changes)
+    await communicator.send_input({"type": "http.request"})
+    return await answer_of(communicator)
 
 
 class AsgiWay:

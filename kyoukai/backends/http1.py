@@ -292,6 +292,12 @@ class Http1Protocol(BaseProtocol):
         if self._half_closed and not streams:
             self.close()
 
+    def input_closed(self) -> None:
+        """The client has closed its direction: answers are due, and no more requests come."""
+        self._half_closed = True
+        for stream in self._streams:
+            stream.input_closed()
+
     def linger(self) -> None:
         """
         Close in such a way that the answer arrives.

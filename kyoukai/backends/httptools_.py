@@ -154,7 +154,7 @@ class HttpToolsProtocol(Http2Entrance):
             return False
         if self._phase is TUNNEL:
             return self.tunnel_ended()
-        self._half_closed = True
+        self.input_closed()
         self._read_deadline = NEVER
         return self._cut_short()
 

@@ -20,6 +20,7 @@ from kyoukai.interfaces.lifespan import Lifespan, lifespan_of
 from kyoukai.interfaces.recognition import is_double_callable
 from kyoukai.interfaces.under_asgi import as_asgi
 from kyoukai.stream import CLOSED, RESET
+from kyoukai.targets import describe
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine
@@ -105,7 +106,16 @@ class AsgiInterface(Hosted):
         try:
             await self._call(self._scopes.http(stream.head), exchange.receive, exchange.send)
         except Exception as error:
-            if not (stream.sending is RESET and self._is_of_leaving(stream, error)):
+            if stream.sending is RESET and exchange.told:
+                # It has been told that the client is gone, and made an error of its own of that.
+                logger.info(
+                    "%s %s: asgi application %s failed after its client had left: %s",
+                    stream.head.method,
+                    stream.head.target[:200].decode("ascii", "backslashreplace"),
+                    self.application_name,
+                    describe(error),
+                )
+            elif not (stream.sending is RESET and self._is_of_leaving(stream, error)):
                 await self._failed(stream, error)
         else:
             if stream.sending is not CLOSED:

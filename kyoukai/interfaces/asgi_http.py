@@ -37,7 +37,7 @@ class HttpExchange(AsgiResponse):
     :param stream: its stream
     """
 
-    __slots__ = ("_heard", "_pairs", "_told", "left")
+    __slots__ = ("_heard", "_pairs", "left", "told")
 
     #: The trailers so far.
     _pairs: list[Header]
@@ -48,7 +48,7 @@ class HttpExchange(AsgiResponse):
         #: Whether the application has been given the whole request.
         self._heard = False
         #: Whether it has been told that there is no more to receive.
-        self._told = False
+        self.told = False
         #: Whether the application has returned; whoever sets it calls ``wake``, as tasks that it
         #: has left behind must not wait for ever.
         self.left = False
@@ -66,7 +66,7 @@ class HttpExchange(AsgiResponse):
         stream = self.stream
         if not (stream.sending is CLOSED or stream.sending is RESET or self.left):
             if self._heard:
-                await stream.disconnected()
+                await stream.disconnected(or_closed_input=True)
             elif stream.receiving is CLOSED and not stream.received:
                 self._heard = True
                 return {"type": "http.request", "body": b"", "more_body": False}
@@ -85,9 +85,9 @@ class HttpExchange(AsgiResponse):
         return await self._disconnected()
 
     async def _disconnected(self) -> dict[str, Any]:
-        if self._told:  # some ask again and again, and would keep all others from their turn
+        if self.told:  # some ask again and again, and would keep all others from their turn
             await asyncio.sleep(0)
-        self._told = True
+        self.told = True
         return {"type": "http.disconnect"}
 
     def wake(self) -> None:
@@ -132,7 +132,10 @@ class HttpExchange(AsgiResponse):
                 body = body_of(body, kind)
             more = "more_body" in message and message["more_body"]
             if self.step != HELD or more or self.trailers:
-                await self.body(body, bool(more), kind)
+                if more and self.step == BODY:
+                    await self.stream.send_data(body)
+                else:
+                    await self.body(body, bool(more), kind)
                 return
             # What ``body`` would do, without another coroutine: most answers go this way.
             fields = self.fields

@@ -247,7 +247,7 @@ class Lifespan:
 
 
 def _line(error: BaseException) -> str:
-    return "".join(f"{type(error).__name__}: {error}".splitlines()[:1])
+    return ": ".join((type(error).__name__, *str(error).strip().splitlines()[:1]))
 
 
 def _error_of(task: asyncio.Task[None]) -> BaseException | None:

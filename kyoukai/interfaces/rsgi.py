@@ -29,7 +29,7 @@ from kyoukai.interfaces.rsgi_websocket import (
     WebsocketProtocol,
     WebsocketTransport,
 )
-from kyoukai.stream import CLOSED, IDLE, RESET
+from kyoukai.stream import CLOSED, RESET
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Coroutine
@@ -145,13 +145,22 @@ class RsgiInterface(Hosted):
         if protocol.rest is not None:
             await protocol.rest
         stream = protocol.stream
-        cause = error.__cause__
-        if isinstance(error, RSGIProtocolClosed) and isinstance(cause, BodyError):
-            if stream.sending is IDLE:
-                error = cause  # the client's doing: there is an answer for it
-        elif stream.sending is RESET and self._is_of_leaving(stream, error):
-            return
-        await self._failed(stream, error)
+        if isinstance(error, RSGIProtocolClosed) and isinstance(error.__cause__, BodyError):
+            await self._failed(stream, error.__cause__)  # the client's doing: there is an answer
+        elif stream.sending is not RESET or not self._is_of_leaving(stream, error):
+            self.report(stream, error)
+            await self.give_up(stream)
+
+    def report(self, stream: StreamState, error: Exception) -> None:
+        """
+        Log what the application has raised, even if it is that another stream's client is gone.
+
+        :param error: the exception
+        """
+        if isinstance(error, RSGIProtocolClosed):
+            self.complain(stream, "unhandled error in the application", error)
+        else:
+            super().report(stream, error)
 
     async def converse(self, stream: StreamState) -> None:
         """Answer a handshake, and hold the conversation."""
@@ -168,15 +177,16 @@ class RsgiInterface(Hosted):
             session = socket.session
             gone = stream.sending is RESET or (session is not None and not session.is_open)
             if not (gone and self._is_of_leaving(stream, error)):
-                if session is None:
-                    raise
                 failed = True
                 self.report(stream, error)
         except BaseException:
             _cancel(protocol)
             raise
         if socket.unanswered and protocol.rest is None:
-            protocol.close()  # it has not wanted it
+            if failed:
+                await self.give_up(stream)
+            else:
+                protocol.close()  # it has not wanted it
         if protocol.rest is not None:
             await protocol.rest
         await socket.finish(failed)

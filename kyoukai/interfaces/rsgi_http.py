@@ -105,7 +105,7 @@ class HTTPProtocol(Answer, eq=False):
         """Wait until the client is gone, or has its whole response."""
         stream = self.stream
         if stream.sending is not CLOSED and stream.sending is not RESET:
-            await stream.disconnected()
+            await stream.disconnected(or_closed_input=True)
 
     # -- Whole responses -----------------------------------------------------------------------
 

@@ -8,10 +8,8 @@ from enum import IntEnum
 from typing import TYPE_CHECKING
 
 from kyoukai.exceptions import (
-    InvalidResponse,
     OperationNotAllowed,
     PeerGone,
-    StreamStateError,
     WebSocketDisconnected,
 )
 from kyoukai.interfaces.hosted_socket import HostedSocket
@@ -115,8 +113,6 @@ class WebsocketProtocol(Answer, eq=False, kw_only=True):
             rest = begin(self.stream.send_response(int(status), (), b""))
         except PeerGone:
             return  # there is nobody to answer
-        except (InvalidResponse, StreamStateError) as error:
-            raise make_error(RSGIProtocolError, f"close({status}): {error}") from error
         if rest is not None:
             self.run(rest)
 

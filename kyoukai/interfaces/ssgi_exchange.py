@@ -16,7 +16,7 @@ from kyoukai.interfaces.ssgi_sending import begin
 from kyoukai.stream import RESET
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Coroutine, Generator, Sequence
+    from collections.abc import Awaitable, Callable, Coroutine, Sequence
     from contextvars import Context
 
     from kyoukai.interfaces.ssgi import SsgiInterface
@@ -37,12 +37,8 @@ class RunTask(asyncio.Task[Any]):
     #: Whether it is awaited, by whatever means.
     is_awaited = False
 
-    def __await__(self) -> Generator[Any, None, Any]:
-        self.is_awaited = True
-        return super().__await__()
-
     def add_done_callback(self, callback: Any, *, context: Context | None = None) -> None:
-        """Call something at the end: so do ``wait``, ``gather`` and ``shield``."""
+        """Call something at the end: so do ``await``, ``wait``, ``gather`` and ``shield``."""
         self.is_awaited = True
         super().add_done_callback(callback, context=context)
 

@@ -8,6 +8,7 @@ out. The opening handshake is the server's as well, and so are pings and compres
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from typing import TYPE_CHECKING, Any
 
@@ -47,6 +48,10 @@ class AsgiSocketWire(AsgiWire):
     """
 
     prefix = "websocket.http.response."
+    #: Seconds that the handler has to answer the handshake before the server is asked whether the
+    #: client is still there. Granian cannot be asked about a WebSocket that is then denied: its
+    #: worker fails at its end, before the application comes to its own.
+    patience = 1.0
 
     def __init__(
         self, scope: Mapping[str, Any], receive: Receive, send: Send, config: ServerConfig
@@ -57,6 +62,9 @@ class AsgiSocketWire(AsgiWire):
         self._frames = Protocol(Side.CLIENT, state=State.OPEN, max_size=None, logger=_logger)
         self._waiting = 0
         self._was_full = False
+        self._asks = False
+        loop = asyncio.get_running_loop()
+        self._timer = loop.call_later(self.patience, self._ask)
         self._is_closing = False
         self._end_due = False
 
@@ -64,7 +72,16 @@ class AsgiSocketWire(AsgiWire):
 
     def wants_more(self) -> bool:
         """Whether the server's next message is wanted: not while the session is full."""
-        return not self.stream.buffered
+        return self._asks and not self.stream.buffered
+
+    def _ask(self) -> None:
+        self._asks = True
+        self.wake_pump()
+
+    def release(self) -> None:
+        """The stream is over."""
+        super().release()
+        self._timer.cancel()
 
     def take(self, message: Message) -> bool:
         """Put one of the server's messages into frames."""
@@ -72,7 +89,7 @@ class AsgiSocketWire(AsgiWire):
         if kind == "websocket.disconnect":
             self._disconnected(message)
             return False
-        if kind != "websocket.receive" or self.stream.tunnel is None:
+        if kind != "websocket.receive" or self.stream.status != 101:
             raise InterfaceError(f"the ASGI server sent {kind!r} to a WebSocket")
         if frames.state is State.OPEN:
             text = message.get("text")
@@ -123,6 +140,8 @@ class AsgiSocketWire(AsgiWire):
         rest = [pair for pair in kept if not pair[0].startswith(b"sec-websocket-")]
         stream.status = 101
         self.post({"type": "websocket.accept", "subprotocol": subprotocol, "headers": rest})
+        self._timer.cancel()
+        self._ask()
 
     def tunnel_write(self, stream: StreamState, data: bytes) -> None:
         """Send what the session's frames say."""

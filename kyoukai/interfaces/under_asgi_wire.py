@@ -58,6 +58,7 @@ class AsgiWire:
         # What is yet to be sent, and the task that sends it if no other does.
         self._queue: deque[Message | bytes] = deque()
         self._sender: asyncio.Task[None] | None = None
+        self._error: Exception | None = None
         self._room: asyncio.Future[None] | None = None
 
     # -- Running a stream ----------------------------------------------------------------------
@@ -90,15 +91,21 @@ class AsgiWire:
             if self._sender is not None and self.failure is None and not self.is_gone:
                 await asyncio.wait((self._sender,), timeout=self.config.ws_close_timeout)
             await _end(self._sender)
-            # Each refers to the others: nothing is left to the collector.
-            sender, self._sender = self._sender, None
-            self.stream = None  # type: ignore[assignment]
+            sender = self._sender
+            self.release()
+        if self._error is not None:
+            raise self._error
         for each in (pump, sender, task):
             error = None if each is None or each.cancelled() else each.exception()
             if error is not None and not isinstance(error, PeerGone):
                 raise error
         if self.failure is not None and not self.is_gone:
             raise StreamError(f"the server must close this connection: {self.failure}")
+
+    def release(self) -> None:
+        """The stream is over: each refers to the others, and nothing is left to the collector."""
+        self._sender = None
+        self.stream = None  # type: ignore[assignment]
 
     def _lost(self) -> None:
         self.is_gone = True
@@ -145,9 +152,10 @@ class AsgiWire:
 
     def acknowledge(self, stream: StreamState, size: int) -> None:
         """The application has consumed some of what came."""
-        self._wake_pump()
+        self.wake_pump()
 
-    def _wake_pump(self) -> None:
+    def wake_pump(self) -> None:
+        """Go on asking the server, if more is wanted."""
         if self._room is not None and not self._room.done() and self.wants_more():
             self._room.set_result(None)
 
@@ -160,8 +168,14 @@ class AsgiWire:
             self._sender = asyncio.create_task(self._send_queue())
 
     async def _send_queue(self) -> None:
-        while self._queue:
-            await self.deliver(self._queue.popleft())
+        try:
+            while self._queue:
+                await self.deliver(self._queue.popleft())
+        except PeerGone:
+            raise
+        except Exception as error:  # the server's: nothing can be sent any more
+            self._error = self._error or error
+            self._lost()
 
     async def deliver(self, item: Message | bytes) -> None:
         """
@@ -192,7 +206,7 @@ class AsgiWire:
     ) -> None:
         """Ask for the body (100), or send early hints (103) to a server that knows them."""
         if status == 100:
-            self._wake_pump()
+            self.wake_pump()
         elif status == 103 and "http.response.early_hint" in self.extensions:
             links = [value for name, value in headers if name.lower() == b"link"]
             if links:
@@ -206,7 +220,7 @@ class AsgiWire:
         if "http.response.trailers" in self.extensions:  # whether there are any is not known yet
             self._has_trailers = message["trailers"] = True
         self.post(message)
-        self._wake_pump()
+        self.wake_pump()
 
     def _start(self, status: int, headers: list[Header]) -> Message:
         return {"type": f"{self.prefix}start", "status": status, "headers": headers}

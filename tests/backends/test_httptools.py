@@ -718,6 +718,30 @@ async def test_a_half_closed_client_gets_its_answers() -> None:
         assert len(server.connections) == 0
 
 
+async def test_who_asks_for_it_hears_of_a_half_close() -> None:
+    """Nothing but writing tells whether the client is gone: those who only wait must know."""
+    stage = Stage()
+    async with MemoryServer(stage) as server:
+        connection = connect(server)
+        connection.send(get(b"/1") + get(b"/2"))
+        first = await stage.next()
+        early = asyncio.ensure_future(first.disconnected(or_closed_input=True))
+        await turns()
+        assert not early.done()
+        connection.transport.feed_eof()
+        await early
+        await first.disconnected(or_closed_input=True)
+        await first.send_response(200, (), b"1")
+        second = await stage.next()  # which waited its turn
+        await second.disconnected(or_closed_input=True)
+        assert stage.cancelled == []
+        await second.send_response(200, (), b"2")
+        assert (await connection.response()).body == b"1"
+        assert (await connection.response()).body == b"2"
+        for stream in (first, second):
+            stage.leave(stream)
+
+
 @pytest.mark.parametrize("sent", [b"", b"abc"])
 async def test_a_half_close_inside_a_body_is_a_disconnect(sent: bytes) -> None:
     stage = Stage()

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import io
 import re
+import socket
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -62,12 +64,21 @@ def test_streamed_answers_keep_their_request(client):
     assert lines == [f"{number} /stream/5000" for number in range(5000)]
 
 
-def test_an_endless_answer_ends_with_its_client(client):
-    with client.stream("GET", "/endless") as answer:
+def test_an_endless_answer_ends_with_its_client(site, place, http2):
+    path = f"/endless/{place}{http2}"
+    with site.client(place, http2) as client, client.stream("GET", path) as answer:
         assert next(answer.iter_bytes())
-    client.close()
-    with httpx.Client(verify=False) as other:
-        assert other.get(client.base_url.join("endless/closed"), timeout=30).json()["closed"]
+    with site.client(place, http2) as other:
+        assert other.get(f"{path}/closed").json() == {"closed": True}
+
+
+async def test_requests_run_side_by_side(site, place, http2):
+    """On one connection of HTTP/2, on many of HTTP/1.1: each waits for all the others."""
+    verify = site.context() if http2 else False
+    async with httpx.AsyncClient(http2=http2, verify=verify, timeout=30) as client:
+        url = site.url(place, http2, "/together")
+        answers = await asyncio.gather(*[client.get(url) for _ in range(12)])
+    assert {answer.text for answer in answers} == {"all are here\n"}
 
 
 def test_forms_with_files(client):
@@ -139,17 +150,34 @@ class Zeros(io.RawIOBase):
         return size
 
 
+def peak_memory(site: Site) -> int:
+    """The most memory that a program has ever had, in MB."""
+    status = Path(f"/proc/{site.program.process.pid}/status").read_text()
+    return int(re.search(r"VmHWM:\s+(\d+) kB", status)[1]) // 1024
+
+
+def test_100_megabytes_to_a_slow_client_in_flat_memory(site):
+    """A client that takes nothing for a while: what it does not take is not made."""
+    with socket.create_connection(("127.0.0.1", site.port()), timeout=30) as sock:
+        sock.sendall(b"GET /blocks/100 HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
+        assert sock.recv(100).startswith(b"HTTP/1.1 200 ")
+        before = peak_memory(site)
+        with site.client("root", False) as client:
+            made = client.get("/blocks/made").json()
+            assert made["made"] < 50
+        size = 0
+        while data := sock.recv(1 << 20):
+            size += len(data)
+    assert size > 100 * MEGABYTE
+    assert peak_memory(site) - before < 40
+
+
 # The form over HTTP/1.1 only: over HTTP/2, the client alone takes long.
 @pytest.mark.parametrize("http2, how", [(False, "raw"), (False, "form"), (True, "raw")])
 def test_200_megabytes_in_flat_memory(site, http2, how):
     digest = hashlib.sha256()
     for _ in range(200):
         digest.update(bytes(MEGABYTE))
-    status = Path(f"/proc/{site.program.process.pid}/status")
-
-    def peak() -> int:
-        """The most memory that the process has ever had, in MB."""
-        return int(re.search(r"VmHWM:\s+(\d+) kB", status.read_text())[1]) // 1024
 
     def upload(client: httpx.Client, size: int) -> dict[str, Any]:
         if how == "form":
@@ -160,10 +188,10 @@ def test_200_megabytes_in_flat_memory(site, http2, how):
 
     with site.client("root", http2) as client:
         upload(client, MEGABYTE)
-        before = peak()
+        before = peak_memory(site)
         answer = upload(client, 200 * MEGABYTE)
     if how == "form":
         assert answer["files"] == {"file": ["zeros", digest.hexdigest()]}
     else:
         assert answer == {"size": 200 * MEGABYTE, "sha256": digest.hexdigest()}
-    assert peak() - before < 40
+    assert peak_memory(site) - before < 40

@@ -32,7 +32,7 @@ def load(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Any]:
 @pytest.mark.parametrize("site", ["starlette_site", "quart_site"])
 async def test_messages_and_close(load, http2, site):
     async with load(site) as client, client.websocket("/below/socket", http2=http2) as ws:
-        assert ws.headers["x-socket"] == "yes"
+        assert ws.response_headers["x-socket"] == "yes"
         await ws.send_text("häh")
         assert await ws.receive_text() == "HÄH"
         await ws.send_data(b"\x01\x02\x03" * 30_000)
@@ -46,9 +46,7 @@ async def test_messages_and_close(load, http2, site):
 async def test_subprotocols_and_dependencies(load, http2):
     async with (
         load("fastapi_site") as client,
-        client.websocket(
-            "/below/socket/kitchen", http2=http2, subprotocols=["one", "two"]
-        ) as ws,
+        client.websocket("/below/socket/kitchen", http2=http2, subprotocols=["one", "two"]) as ws,
     ):
         assert ws.subprotocol == "one"
         welcome = json.loads(await ws.receive_text())

@@ -13,7 +13,7 @@ from kyoukai.interfaces.asgi import AsgiInterface
 from kyoukai.testing import MemoryServer
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Iterator
 
 #: For tests that hold on all wires; they take ``wire``. A client on HTTP/2 leaves in two ways.
 wires = pytest.mark.parametrize("wire", PEERS)
@@ -44,6 +44,16 @@ async def hosted(app: Any, wire: str = "http1", **settings: Any) -> AsyncIterato
         peer = peer_class(server)
         peer.server = server
         yield peer
+
+
+@pytest.fixture(autouse=True)
+def sound(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
+    """Let what applications assert fail their test; the server would only log it."""
+    yield
+    for record in caplog.get_records("call"):
+        error = record.exc_info[1] if record.exc_info else None
+        if isinstance(error, AssertionError | pytest.fail.Exception):
+            raise error
 
 
 async def ask(app: Any, wire: str = "http1", **request: Any) -> Any:

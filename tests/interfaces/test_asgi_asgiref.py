@@ -11,7 +11,7 @@ from asgiref.compatibility import double_to_single_callable, guarantee_single_ca
 from asgiref.sync import async_to_sync, sync_to_async
 from asgiref.testing import ApplicationCommunicator
 from asgiref.wsgi import WsgiToAsgi
-from interfaces.asgi_peers import ask, body, hosted, interface, sends, start, wires
+from interfaces.asgi_peers import ask, body, hosted, interface, sends, sound, start, wires  # noqa: F401
 from talks import both, converse, lines_of, turns
 
 from kyoukai.testing import Client

@@ -17,7 +17,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
-from interfaces.asgi_peers import TEXT, ask, body, hosted, interface, sends, start, wires
+from interfaces.asgi_peers import TEXT, ask, body, hosted, interface, sends, sound, start, wires  # noqa: F401
 from talks import lines_of, turns
 
 from kyoukai.interfaces.asgi_files import PIECE

@@ -10,7 +10,7 @@ from http import HTTPStatus
 from typing import Any
 
 import pytest
-from interfaces.asgi_peers import TEXT, ask, body, hosted, interface, sends, start, wires
+from interfaces.asgi_peers import TEXT, ask, body, hosted, interface, sends, sound, start, wires  # noqa: F401
 from talks import lines_of, turns
 
 from kyoukai.exceptions import BodyError, InvalidResponse, PeerGone

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 from asphalt.core import Context
-from interfaces.asgi_peers import body, hosted, interface, sends, start
+from interfaces.asgi_peers import body, hosted, interface, sends, sound, start  # noqa: F401
 from talks import lines_of, turns
 
 from kyoukai.exceptions import KyoukaiError
@@ -228,7 +228,11 @@ async def raises(scope: Any, receive: Any, send: Any) -> None:
 
 async def receives_and_raises(scope: Any, receive: Any, send: Any) -> None:
     await receive()
-    assert scope["type"] == "http"
+    raise AssertionError("only http\nis known")
+
+
+async def says_nothing(scope: Any, receive: Any, send: Any) -> None:
+    raise ValueError
 
 
 async def returns(scope: Any, receive: Any, send: Any) -> None:
@@ -241,7 +245,8 @@ async def answers(scope: Any, receive: Any, send: Any) -> None:
 
 WITHOUT = [
     (raises, "NotImplementedError: no lifespan"),
-    (receives_and_raises, "AssertionError: assert 'lifespan' == 'http'"),
+    (receives_and_raises, "AssertionError: only http is known"),
+    (says_nothing, "ValueError"),
     (returns, "it returned"),
     (answers, "InterfaceError: http.response.start is no message of a lifespan scope"),
 ]

@@ -8,7 +8,7 @@ import random
 from typing import Any
 
 import pytest
-from interfaces.asgi_peers import TEXT, ask, body, hosted, sends, start, wires
+from interfaces.asgi_peers import TEXT, ask, body, hosted, sends, sound, start, wires  # noqa: F401
 from talks import lines_of, turns
 
 from kyoukai.exceptions import InterfaceError, InvalidResponse, KyoukaiError

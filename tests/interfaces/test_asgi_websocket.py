@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from backends.wires import LINES, close_frame
-from interfaces.asgi_peers import interface
+from interfaces.asgi_peers import interface, sound  # noqa: F401
 from talks import both, converse, lines_of, turns
 
 from kyoukai.exceptions import (
@@ -348,17 +348,43 @@ async def test_a_task_that_receives_before_the_answer(http2: bool) -> None:
             assert await ws.receive_text() == "good"
 
 
+@lines
+@pytest.mark.parametrize("how", ["close", "deny"])
+async def test_a_task_that_receives_before_a_denial(line_class: Any, how: str) -> None:
+    """It is told at once, not when the client leaves."""
+    received = []
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await receive()
+        waiting = asyncio.create_task(receive())
+        await turns(3)
+        for message in [close()] if how == "close" else [deny(403), deny_body()]:
+            await send(message)
+        received.append(await waiting)
+
+    async with MemoryServer(interface(app), line_class.protocol_class) as server:
+        line = line_class(server)
+        line.ask()
+        await turns()
+        assert line.status == 403
+        assert received == [gone(1006)]
+
+
 @both
-async def test_a_task_that_is_left_behind(http2: bool) -> None:
+@pytest.mark.parametrize("waits", [True, False])
+async def test_a_task_that_is_left_behind(http2: bool, waits: bool) -> None:
+    receives = []
     tasks = []
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
         await receive()
-        tasks.append(asyncio.create_task(receive()))
-        await turns(3)
+        receives.append(receive)
+        if waits:
+            tasks.append(asyncio.create_task(receive()))
+            await turns(3)
 
     assert (await talk(app, http2)).status == 500
-    assert await tasks[0] == gone(1006)
+    assert await (tasks[0] if waits else receives[0]()) == gone(1006)
 
 
 @both
@@ -534,6 +560,7 @@ async def test_after_a_denial(http2: bool) -> None:
         for message in (ACCEPT, deny(), deny_body()):
             with pytest.raises(InterfaceError, match="after the end"):
                 await send(message)
+        assert await receive() == gone(1006)
 
     assert (await talk(app, http2)).status == 403
 

@@ -225,6 +225,8 @@ async def test_from_a_thread() -> None:
         if scope.path == "/stream":
             transport = await asyncio.to_thread(proto.response_stream, 200, [TEXT])
             await transport.send_str("stream")
+        elif scope.path == "/file":
+            await asyncio.to_thread(proto.response_file, 200, [TEXT], __file__)
         else:
             await asyncio.to_thread(proto.response_str, 200, [TEXT], "thread")
             with pytest.raises(RSGIProtocolError, match="a second response"):
@@ -232,6 +234,7 @@ async def test_from_a_thread() -> None:
 
     assert (await ask(app)).text == "thread"
     assert (await ask(app, target="/stream")).text == "stream"
+    assert "test_from_a_thread" in (await ask(app, target="/file")).text
 
 
 async def test_nothing_is_left_of_a_request() -> None:

@@ -280,6 +280,74 @@ async def test_pieces_of_wrong_types(name: str, data: Any, caplog: Any) -> None:
     assert not lines_of(caplog)
 
 
+@wires
+async def test_the_loss_of_another_client_is_a_fault(wire: str, caplog: Any) -> None:
+    """Let through, it fails the request that it came up in."""
+    others: list[Any] = []
+
+    async def app(scope: Any, proto: Any) -> None:
+        if scope.path == "/other":
+            others.append(proto.response_stream(200, [TEXT]))
+            return
+        if scope.path == "/begun":
+            await proto.response_stream(200, [TEXT]).send_str("x")
+        await others[0].send_str("x")
+
+    for path in ("/none", "/begun"):
+        caplog.clear()
+        async with hosted(app, wire) as peer:
+            peer.request("GET", "/other")
+            await peer.response()
+            peer.request("GET", path)
+            if path == "/none":
+                assert (await peer.response()).status == 500
+            else:
+                with pytest.raises((ConnectionError, AssertionError)):
+                    await peer.response()
+            await turns()
+        assert lines_of(caplog) == [
+            f"GET {path}: rsgi application test:app: unhandled error in the application"
+        ]
+
+
+@wires
+async def test_a_body_that_cannot_be_had_while_the_response_goes_on(wire: str, caplog: Any) -> None:
+    """It is the client's doing: nothing is logged, and its response is cut."""
+
+    async def app(scope: Any, proto: Any) -> None:
+        transport = proto.response_stream(200, [TEXT])
+        async for piece in proto:
+            await transport.send_bytes(piece)
+
+    async with hosted(app, wire, max_body_size=10) as peer:
+        peer.begin()
+        peer.data(b"x" * 5)
+        await turns()
+        peer.data(b"x" * 6)
+        with pytest.raises((ConnectionError, AssertionError)):
+            await peer.response()
+    assert not lines_of(caplog)
+
+
+@wires
+async def test_two_tasks_read_the_body(wire: str, caplog: Any) -> None:
+    async def app(scope: Any, proto: Any) -> None:
+        pieces = aiter(proto)
+        first = asyncio.ensure_future(anext(pieces))
+        await turns(2)
+        with pytest.raises(RSGIProtocolError, match="two tasks read the body at once"):
+            await anext(pieces)
+        proto.response_bytes(200, [TEXT], await first)
+
+    async with hosted(app, wire) as peer:
+        peer.begin()
+        await turns()
+        peer.data(b"data")
+        peer.end()
+        assert (await peer.response()).body == b"data"
+    assert not lines_of(caplog)
+
+
 # -- Clients that leave ------------------------------------------------------------------------
 
 

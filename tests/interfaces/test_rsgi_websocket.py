@@ -97,6 +97,22 @@ async def test_sending_every_type_of_bytes(http2: bool) -> None:
     assert (await ask(app, http2)).messages == (b"data",) * 3
 
 
+@both
+async def test_a_handshake_that_is_wrong_never_gets_there(http2: bool) -> None:
+    called: list[Any] = []
+
+    async def app(scope: Any, proto: Any) -> None:
+        called.append(scope)
+
+    async with Client(interface(app)) as client:
+        with pytest.raises(WebSocketDenied) as denied:
+            headers = [("Origin", "https://elsewhere.example")]
+            async with client.websocket("/", http2=http2, headers=headers):
+                pass
+    assert denied.value.response.status == 403
+    assert not called
+
+
 # -- Closing -----------------------------------------------------------------------------------
 
 
@@ -388,11 +404,15 @@ async def test_the_loss_of_another_socket_is_a_fault(http2: bool, caplog: Any) -
     others: list[Any] = []
 
     async def app(scope: Any, proto: Any) -> None:
+        if scope.path == "/early":
+            await others[0].send_str("x")
         transport = await proto.accept()
         if not others:
             others.append(transport)
             await transport.receive()
             return
+        if scope.path == "/raw":
+            await others[0].send_str("x")
         with pytest.raises(RSGIProtocolClosed) as caught:
             await others[0].send_str("x")
         raise LookupError("lost") from caught.value
@@ -400,8 +420,16 @@ async def test_the_loss_of_another_socket_is_a_fault(http2: bool, caplog: Any) -
     async with Client(interface(app)) as client:
         async with client.websocket("/", http2=http2):
             await turns()
-        outcome = await converse(client, http2=http2)
-    assert outcome.code == 1011
+        for target, status, code in (
+            ("/", None, 1011),
+            ("/raw", None, 1011),
+            ("/early", 500, None),
+        ):
+            caplog.clear()
+            outcome = await converse(client, target, http2=http2)
+            assert (outcome.status, outcome.code) == (status, code)
+            (line,) = lines_of(caplog)
+            assert line.endswith("test:app: unhandled error in the application")
 
 
 @both

@@ -154,6 +154,16 @@ def late_headers(res: SSGIHttpResponse) -> None:
     res.send_headers([("x", "y")])
 
 
+def status_after_the_end(res: SSGIHttpResponse) -> None:
+    res.send("a")
+    res.send_status(404)
+
+
+def headers_after_the_end(res: SSGIHttpResponse) -> None:
+    res.send("a")
+    res.send_headers([("x", "y")])
+
+
 def send_twice(res: SSGIHttpResponse) -> None:
     res.send("a")
     res.send("b")
@@ -258,6 +268,8 @@ BROKEN: list[tuple[Callable[..., Any], str, str]] = [
     (second_status, "send_status(404) after send_status(200)", "500"),
     (late_status, "send_status() after the head of the answer", "cut"),
     (late_headers, "send_headers() after the head of the answer", "cut"),
+    (status_after_the_end, "send_status() after the head of the answer", "whole"),
+    (headers_after_the_end, "send_headers() after the head of the answer", "whole"),
     (send_twice, "send() after the end of the answer", "whole"),
     (send_after_the_end, "send() after the end of the answer", "whole"),
     (chunk_after_the_end, "send_chunk() after the end of the answer", "whole"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import inspect
 from io import BytesIO
 from typing import TYPE_CHECKING, Any
@@ -80,19 +81,20 @@ async def test_what_is_left_after_a_chunk(peer: str) -> None:
         assert rest is not None
         res.send(first.read() + b"|" + rest.read())
 
-    async with served(on_http(work), peer) as client:
-        client.begin()
+    async with served(on_http(work), peer, max_body_size=7) as client:  # but it is not too long
+        client.begin(length=9)
         client.data(b"abc")
         await turns()
         client.data(b"def")
         client.data(b"ghi")
-        client.end()
+        if peer != "http1":
+            client.end()
         assert (await client.response()).body == b"abc|defghi"
 
 
 @each_peer
 @pytest.mark.parametrize("style", ["async", "run_async"])
-@pytest.mark.parametrize("length", [None, 1000])
+@pytest.mark.parametrize("length", [None, 10000])
 @pytest.mark.parametrize("limits", [{"max_body_size": 100}, {"body_limit": 100}])
 async def test_a_body_that_is_too_large_to_keep(
     limits: dict[str, int],
@@ -102,14 +104,16 @@ async def test_a_body_that_is_too_large_to_keep(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     async def work(res: SSGIHttpResponse) -> None:
-        with pytest.raises(BodyTooLarge):
-            await res.get_data()
+        for read in (res.get_data, res.get_chunk):
+            with pytest.raises(BodyTooLarge):
+                await read()
+            assert res._stream.buffered == 0  # what has come is dropped
         await res.get_data()  # let through
 
     async with served(in_style(style, work), peer, **limits) as client:
         client.begin(length=length)
         for _ in range(5):
-            client.data(bytes(200))
+            client.data(bytes(2000))
         client.end()
         answer = await client.response()
         assert answer.status == 413
@@ -350,15 +354,22 @@ async def test_a_task_that_is_awaited_is_the_applications(
 
 
 async def test_what_two_raise_is_logged_once(caplog: pytest.LogCaptureFixture) -> None:
+    ends = []
+
     async def raises() -> None:
         raise ValueError
 
     async def work(res: SSGIHttpResponse) -> None:
         task = res.run_async(raises)
         await turns()  # the task has failed, and the server has answered
+        ends.append(1)
         await task
 
-    assert (await answered(on_http(work))).status == 500
+    async with served(on_http(work)) as client:
+        client.request()
+        assert (await client.response()).status == 500
+        await turns()
+        assert ends == [1]
     assert len(lines_of(caplog)) == 1
 
 
@@ -401,6 +412,28 @@ async def test_tasks_end_with_the_server(peer: str) -> None:
     assert sorted(ends) == ["call", "other", "task"]
     current = asyncio.current_task()
     assert [task for task in asyncio.all_tasks() if task is not current] == []
+
+
+@each_peer
+async def test_an_application_that_ends_itself(peer: str, caplog: pytest.LogCaptureFixture) -> None:
+    """With work that has not even begun; nothing is warned of."""
+
+    async def work(res: SSGIHttpResponse) -> None:
+        res.on_aborted(print)
+        res.run_async(asyncio.Event().wait)
+        res.send(bytes(900000), True)
+        res.send("x", True)
+        raise asyncio.CancelledError
+
+    async with served(on_http(work), peer) as client:
+        client.hold()
+        client.request()
+        await turns()
+        client.release()
+        with pytest.raises(ConnectionError):
+            await client.response()
+    gc.collect()
+    assert lines_of(caplog) == ["GET /: the application was cancelled"]
 
 
 def test_members_have_the_signatures_of_the_draft() -> None:

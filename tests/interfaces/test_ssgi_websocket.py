@@ -419,6 +419,27 @@ async def test_messages_that_nobody_wants_are_dropped(http2: bool) -> None:
 
 
 @both
+@pytest.mark.parametrize("style", ["async", "run_async"])
+async def test_messages_that_have_waited_in_vain_are_dropped(style: str, http2: bool) -> None:
+    log = Log()
+    go_on = asyncio.Event()
+
+    async def work(ws: SSGIWebSocket) -> None:
+        ws.on_close(log.plain)
+        await ws.accept()
+        await go_on.wait()
+
+    async with Client(interface(in_style(style, work))) as client:
+        async with client.websocket("/", http2=http2) as ws:
+            for _ in range(20):
+                await ws.send_text("x" * 1000)
+            await turns()
+            go_on.set()
+        await turns()
+    assert log.calls == [(1000, None)]
+
+
+@both
 async def test_messages_come_one_after_the_other(http2: bool) -> None:
     """The next is given when the handler of the last has ended; on_close comes after them all."""
     order: list[Any] = []

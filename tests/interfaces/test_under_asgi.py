@@ -7,41 +7,17 @@ from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from asgiref.testing import ApplicationCommunicator
 from starlette.applications import Starlette
 from starlette.routing import Mount
 from talks import lines_of, turns
-from under_ways import AsgiWay, answer_of, http_scope
+from under_ways import AsgiWay, answer_of, ask, hello, http_app, http_scope, talk
 
 from kyoukai import HTTPRequestContext, Kyoukai, Response
 from kyoukai.exceptions import StreamError
 from kyoukai.interfaces.under_asgi import as_asgi
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
-
-
-COMPLETE = {"type": "lifespan.startup.complete"}
-
-
-def app_with(handler: Callable[..., Any], **options: Any) -> Kyoukai:
-    app = Kyoukai("test")
-    app.route("/", methods=["GET", "POST"], **options)(handler)
-    return app
-
-
-def talk(application: Any, **changes: Any) -> ApplicationCommunicator:
-    return ApplicationCommunicator(application, http_scope(**changes))
-
-
-async def ask(application: Any, **changes: Any) -> Any:
-    communicator = talk(application, **changes)
-    await communicator.send_input({"type": "http.request"})
-    return await answer_of(communicator)
-
-
-async def hello(ctx: HTTPRequestContext) -> str:
-    return "hello"
+    from collections.abc import AsyncIterator
 
 
 # -- Bodies ----------------------------------------------------------------------------------------
@@ -92,7 +68,7 @@ async def test_a_body_of_20_mb_is_asked_for_as_it_is_taken() -> None:
             await asyncio.sleep(0)
         return str(size)
 
-    app = app_with(count, stream=True, max_body_size=None)
+    app = http_app(count, stream=True, max_body_size=None)
     server = Server(as_asgi(app), pieces=320)
     await server.task
     assert server.sent[-1]["body"] == b"%d" % (20 * 1024 * 1024)
@@ -106,7 +82,7 @@ async def test_a_body_that_nobody_takes_is_not_asked_for() -> None:
         await release.wait()
         return "done"
 
-    server = Server(as_asgi(app_with(wait, stream=True)), pieces=100)
+    server = Server(as_asgi(http_app(wait, stream=True)), pieces=100)
     await turns()
     assert server.asked == 1
     release.set()
@@ -122,7 +98,7 @@ async def test_a_body_that_the_client_holds_back_is_asked_for_when_it_is_wanted(
         return str(len(await ctx.request.read_async()))
 
     headers = [(b"expect", b"100-continue"), (b"content-length", b"65536")]
-    server = Server(as_asgi(app_with(wait, stream=True)), pieces=1, headers=headers)
+    server = Server(as_asgi(http_app(wait, stream=True)), pieces=1, headers=headers)
     await turns()
     assert server.asked == 0
     wanted.set()
@@ -139,14 +115,14 @@ async def test_a_body_can_be_read_after_the_head_of_the_answer() -> None:
         return Response(parts())
 
     headers = [(b"expect", b"100-continue"), (b"content-length", b"3")]
-    server = Server(as_asgi(app_with(echo, stream=True)), pieces=1, size=3, headers=headers)
+    server = Server(as_asgi(http_app(echo, stream=True)), pieces=1, size=3, headers=headers)
     await server.task
     assert [message.get("body") for message in server.sent] == [None, b"head", bytes(3), b""]
 
 
 async def test_over_http2_the_end_of_a_request_without_a_body_comes_before_its_answer() -> None:
     """There are servers that close the connection if it comes later."""
-    application = as_asgi(app_with(hello))
+    application = as_asgi(http_app(hello))
     for method, headers in (("GET", []), ("POST", [(b"content-length", b"0")])):
         communicator = talk(application, method=method, headers=headers, http_version="2")
         assert not communicator.future.done()
@@ -169,7 +145,7 @@ async def test_over_http2_an_answer_may_begin_before_the_body() -> None:
 
         return Response(parts())
 
-    communicator = talk(as_asgi(app_with(echo, stream=True)), method="POST", http_version="2")
+    communicator = talk(as_asgi(http_app(echo, stream=True)), method="POST", http_version="2")
     assert (await communicator.receive_output())["status"] == 200
     assert (await communicator.receive_output())["body"] == b"begin"
     await communicator.send_input({"type": "http.request", "body": b"1", "more_body": True})
@@ -196,7 +172,7 @@ async def test_a_receive_that_fails_ends_the_request_and_is_raised() -> None:
     async def send(message: dict[str, Any]) -> None:
         raise AssertionError(message)
 
-    application = as_asgi(app_with(wait))
+    application = as_asgi(http_app(wait))
     with pytest.raises(RuntimeError, match="had enough"):
         await application(http_scope(), receive, send)
     assert cancelled.is_set()
@@ -214,7 +190,7 @@ async def test_a_slow_client_makes_the_handler_wait() -> None:
             made += 1
             yield bytes(1000)
 
-    server = Server(as_asgi(app_with(endless)), method="GET")
+    server = Server(as_asgi(http_app(endless)), method="GET")
     server.open.clear()
     await turns()
     assert made == 1
@@ -237,7 +213,7 @@ async def test_the_head_is_sent_before_the_first_piece_is_made() -> None:
         await release.wait()
         yield b"late"
 
-    server = Server(as_asgi(app_with(late)), method="GET")
+    server = Server(as_asgi(http_app(late)), method="GET")
     while not server.sent:
         server.changed.clear()
         await server.changed.wait()
@@ -261,7 +237,7 @@ async def test_a_client_that_hangs_up_cancels_the_handler(caplog: pytest.LogCapt
             raise
         return ""
 
-    server = Server(as_asgi(app_with(wait)), method="GET")
+    server = Server(as_asgi(http_app(wait)), method="GET")
     await began.wait()
     server.gone.set()
     await server.task
@@ -281,7 +257,7 @@ async def test_a_handler_may_live_on_without_its_client() -> None:
         log.append("done")
         return ""
 
-    server = Server(as_asgi(app_with(wait, cancel_on_disconnect=False)), method="GET")
+    server = Server(as_asgi(http_app(wait, cancel_on_disconnect=False)), method="GET")
     await began.wait()
     server.gone.set()
     await turns()
@@ -311,9 +287,25 @@ async def test_a_send_that_says_that_the_client_is_gone_ends_the_handler() -> No
             raise ConnectionResetError
         sent.append(message["type"])
 
-    await as_asgi(app_with(endless))(http_scope(), receive, send)
+    await as_asgi(http_app(endless))(http_scope(), receive, send)
     assert ended.is_set()
     assert len(sent) == 3
+
+
+async def test_a_head_that_the_server_does_not_take_ends_the_request() -> None:
+    async def letters(ctx: HTTPRequestContext) -> AsyncIterator[str]:
+        while True:
+            yield "x"
+
+    async def receive() -> dict[str, Any]:
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    async def send(message: dict[str, Any]) -> None:
+        raise RuntimeError("the server does not like it")
+
+    with pytest.raises(RuntimeError, match="does not like"):
+        await as_asgi(http_app(letters))(http_scope(), receive, send)
 
 
 async def test_a_server_that_waits_no_longer_cancels_the_handler() -> None:
@@ -327,7 +319,7 @@ async def test_a_server_that_waits_no_longer_cancels_the_handler() -> None:
             ended.set()
         return ""
 
-    server = Server(as_asgi(app_with(wait, cancel_on_disconnect=False)), method="GET")
+    server = Server(as_asgi(http_app(wait, cancel_on_disconnect=False)), method="GET")
     await began.wait()
     server.task.cancel()
     with pytest.raises(asyncio.CancelledError):
@@ -342,7 +334,7 @@ async def test_an_answer_that_is_not_whole_is_an_exception_for_the_server(
         yield b"some"
         raise LookupError("of it")
 
-    communicator = talk(as_asgi(app_with(breaks)))
+    communicator = talk(as_asgi(http_app(breaks)))
     await communicator.send_input({"type": "http.request"})
     assert (await communicator.receive_output())["status"] == 200
     assert (await communicator.receive_output())["body"] == b"some"
@@ -358,7 +350,7 @@ async def test_a_body_that_is_shorter_than_it_says_is_not_ended() -> None:
 
         return Response(parts(), headers={"Content-Length": "10"})
 
-    communicator = talk(as_asgi(app_with(short)))
+    communicator = talk(as_asgi(http_app(short)))
     await communicator.send_input({"type": "http.request"})
     assert (b"content-length", b"10") in (await communicator.receive_output())["headers"]
     assert (await communicator.receive_output())["more_body"]
@@ -370,7 +362,7 @@ async def test_a_handler_that_cancels_itself_is_a_500(caplog: pytest.LogCaptureF
     async def cancels(ctx: HTTPRequestContext) -> str:
         raise asyncio.CancelledError
 
-    answer = await ask(as_asgi(app_with(cancels)))
+    answer = await ask(as_asgi(http_app(cancels)))
     assert answer.status == 500
     assert "the application was cancelled" in caplog.text
 
@@ -386,13 +378,13 @@ async def test_early_hints_and_trailers_go_to_a_server_that_knows_them() -> None
         return Response(parts())
 
     both = {"http.response.trailers": {}, "http.response.early_hint": {}}
-    answer = await ask(as_asgi(app_with(rich)), extensions=both)
+    answer = await ask(as_asgi(http_app(rich)), extensions=both)
     assert answer.body == b"x"
     assert answer.others == [
         {"type": "http.response.early_hint", "links": [b"</style.css>; rel=preload"]},
         {"type": "http.response.trailers", "headers": [(b"x-sum", b"1")]},
     ]
-    answer = await ask(as_asgi(app_with(rich)))
+    answer = await ask(as_asgi(http_app(rich)))
     assert (answer.status, answer.body, answer.others) == (200, b"x", [])
 
 
@@ -419,11 +411,11 @@ async def test_what_an_outer_middleware_says_is_seen_by_the_handler() -> None:
     async def who(ctx: HTTPRequestContext) -> str:
         return user.get()
 
-    inner = as_asgi(app_with(who))
+    inner = as_asgi(http_app(who))
 
     async def outer(scope: Any, receive: Any, send: Any) -> None:
         user.set("ada")
         await inner(scope, receive, send)
 
-    async with AsgiWay(app_with(hello)):
+    async with AsgiWay(http_app(hello)):
         assert (await ask(outer)).body == b"ada"

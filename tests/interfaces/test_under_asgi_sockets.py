@@ -14,6 +14,7 @@ from under_ways import Lifespan, answer_of, socket_scope
 from kyoukai import Kyoukai, WebSocketDisconnected
 from kyoukai.exceptions import InterfaceError, StreamError
 from kyoukai.interfaces.under_asgi import as_asgi
+from kyoukai.interfaces.under_asgi_websocket import AsgiSocketWire
 from kyoukai.testing import Client, WebSocketDenied
 
 if TYPE_CHECKING:
@@ -287,7 +288,10 @@ async def test_what_is_no_websocket(changes: dict[str, Any], status: int) -> Non
     assert (await answer_of(talk)).status == status
 
 
-async def test_a_client_that_is_gone_before_it_is_accepted() -> None:
+async def test_a_client_that_is_gone_before_it_is_accepted(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(AsgiSocketWire, "patience", 0.0)
     cancelled = asyncio.Event()
 
     async def waits(ctx: Any, ws: WebSocket) -> None:
@@ -305,6 +309,28 @@ async def test_a_client_that_is_gone_before_it_is_accepted() -> None:
     await talk.send_input({"type": "websocket.disconnect", "code": 1006})
     await talk.wait()
     assert talk.output_queue.empty()
+
+
+async def test_a_server_is_not_asked_about_a_websocket_that_is_denied() -> None:
+    """Granian's worker fails at its end if it was."""
+    asked = []
+    sent = []
+
+    async def deny(ctx: Any, ws: WebSocket) -> None:
+        await turns()
+        await ws.deny(401)
+
+    async def receive() -> Any:
+        asked.append(True)
+        return {"type": "websocket.connect"}
+
+    async def send(message: Any) -> None:
+        await turns()
+        sent.append(message["type"])
+
+    await as_asgi(app_with(deny))(socket_scope(extensions=DENIAL), receive, send)
+    assert sent == ["websocket.http.response.start", "websocket.http.response.body"]
+    assert asked == [True]
 
 
 async def test_a_slow_client_makes_the_handler_wait() -> None:
@@ -362,6 +388,55 @@ async def test_a_client_that_takes_nothing_does_not_hold_the_end_up() -> None:
     application = as_asgi(app_with(says), settings={"ws_close_timeout": 0.05})
     with pytest.raises(StreamError, match="must close"):
         await application(socket_scope(), receive, send)
+
+
+async def test_a_send_that_fails_ends_the_socket_and_is_raised() -> None:
+    codes = []
+
+    async def floods(ctx: Any, ws: WebSocket) -> None:
+        await ws.accept()
+        try:
+            while True:
+                await ws.send_data(bytes(50000))
+        except WebSocketDisconnected as error:
+            codes.append(error.code)
+
+    first = [{"type": "websocket.connect"}]
+
+    async def receive() -> Any:
+        return first.pop() if first else await asyncio.Event().wait()
+
+    async def send(message: Any) -> None:
+        await asyncio.sleep(0)
+        if message["type"] == "websocket.send":
+            raise RuntimeError("the server does not like it")
+
+    with pytest.raises(RuntimeError, match="does not like"):
+        await as_asgi(app_with(floods))(socket_scope(), receive, send)
+    assert codes == [1006]
+
+
+async def test_messages_that_come_after_the_end_are_dropped() -> None:
+    ended = asyncio.Event()
+
+    async def closes(ctx: Any, ws: WebSocket) -> None:
+        ctx.add_teardown_callback(turns)
+        ctx.add_teardown_callback(ended.set)
+        await ws.accept()
+        await ws.close(4000)
+
+    messages = [{"type": "websocket.connect"}]
+
+    async def receive() -> Any:
+        if messages:
+            return messages.pop()
+        await ended.wait()
+        return {"type": "websocket.receive", "text": "late"}
+
+    async def send(message: Any) -> None:
+        pass
+
+    await as_asgi(app_with(closes))(socket_scope(), receive, send)
 
 
 async def test_open_sockets_are_told_that_the_server_stops() -> None:

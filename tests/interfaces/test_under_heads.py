@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from asgiref.testing import ApplicationCommunicator
-from under_ways import answer_of, environ_of, http_scope
+from under_ways import answer_of, ask, environ_of, hello, http_app, http_scope
 
 from kyoukai import HTTPRequestContext, Kyoukai
 from kyoukai.interfaces.recognition import recognise
@@ -16,29 +16,13 @@ from kyoukai.interfaces.under_asgi import as_asgi
 from kyoukai.interfaces.under_wsgi import as_wsgi
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
 
     from kyoukai.interfaces.under_wsgi import WsgiApplication
 
 
-def app_with(handler: Callable[..., Any]) -> Kyoukai:
-    app = Kyoukai("test")
-    app.route("/", methods=["GET", "POST"])(handler)
-    return app
-
-
-async def ask(application: Any, **changes: Any) -> Any:
-    communicator = ApplicationCommunicator(application, http_scope(**changes))
-    await communicator.send_input({"type": "http.request"})
-    return await answer_of(communicator)
-
-
-async def hello(ctx: HTTPRequestContext) -> str:
-    return "hello"
-
-
 def test_servers_that_look_for_the_kind_find_it() -> None:
-    app = app_with(hello)
+    app = http_app(hello)
     assert recognise(as_asgi(app), "it") == "asgi"
     assert recognise(as_wsgi(app), "it") == "wsgi"
 
@@ -73,7 +57,7 @@ async def test_names_with_underscores_are_dropped_and_the_host_comes_first() -> 
     found = await shown(headers=headers[:2] + headers[3:])
     assert found["headers"] == [["host", "example.com"], ["x-one", "1"], ["x-one", "3"]]
     scope = {**http_scope(), "headers": headers}
-    communicator = ApplicationCommunicator(as_asgi(app_with(show)), scope)
+    communicator = ApplicationCommunicator(as_asgi(http_app(show)), scope)
     await communicator.send_input({"type": "http.request"})
     answer = await answer_of(communicator)
     assert b'"authority":"example.com:81"' in answer.body
@@ -99,7 +83,7 @@ async def test_cookies_in_pieces_are_one() -> None:
 )
 async def test_what_decides_must_be_clear(headers: Any, status: int) -> None:
     scope = {**http_scope(), "headers": headers}
-    communicator = ApplicationCommunicator(as_asgi(app_with(hello)), scope)
+    communicator = ApplicationCommunicator(as_asgi(http_app(hello)), scope)
     await communicator.send_input({"type": "http.request"})
     assert (await answer_of(communicator)).status == status
 
@@ -127,7 +111,7 @@ async def test_a_unix_socket_has_no_client_and_no_port() -> None:
     found = await shown(client=None, server=("/run/app.sock", None))
     assert found["client"] is None
     scope = {**http_scope(client=None, server=("/run/app.sock", None)), "headers": []}
-    communicator = ApplicationCommunicator(as_asgi(app_with(show)), scope)
+    communicator = ApplicationCommunicator(as_asgi(http_app(show)), scope)
     await communicator.send_input({"type": "http.request"})
     assert b'"authority":"localhost"' in (await answer_of(communicator)).body
 

@@ -8,42 +8,20 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from asgiref.testing import ApplicationCommunicator
 from talks import lines_of
-from under_ways import Lifespan, answer_of, http_scope
+from under_ways import Lifespan, ask, hello, http_app, http_scope, talk
 
 from kyoukai import HTTPRequestContext, Kyoukai
 from kyoukai.exceptions import ConfigurationError, InterfaceError, KyoukaiError, StreamError
 from kyoukai.interfaces.under_asgi import as_asgi
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from asphalt.core import Context
 
 COMPLETE = {"type": "lifespan.startup.complete"}
 
 
-def app_with(handler: Callable[..., Any], **options: Any) -> Kyoukai:
-    app = Kyoukai("test")
-    app.route("/", methods=["GET", "POST"], **options)(handler)
-    return app
-
-
-def talk(application: Any, **changes: Any) -> ApplicationCommunicator:
-    return ApplicationCommunicator(application, http_scope(**changes))
-
-
-async def ask(application: Any, **changes: Any) -> Any:
-    communicator = talk(application, **changes)
-    await communicator.send_input({"type": "http.request"})
-    return await answer_of(communicator)
-
-
-async def hello(ctx: HTTPRequestContext) -> str:
-    return "hello"
-
-
 def app_with_a_log() -> tuple[Kyoukai, list[str]]:
-    app = app_with(hello)
+    app = http_app(hello)
     log: list[str] = []
 
     @app.before_serving
@@ -89,7 +67,7 @@ async def test_two_lifespans_share_one_life() -> None:
 
 
 async def test_a_start_that_fails_is_told_in_one_line(caplog: pytest.LogCaptureFixture) -> None:
-    app = app_with(hello)
+    app = http_app(hello)
     ended = []
 
     @app.before_serving
@@ -110,7 +88,7 @@ async def test_a_start_that_fails_is_told_in_one_line(caplog: pytest.LogCaptureF
 
 
 async def test_a_wrong_mount_is_told_at_the_start() -> None:
-    app = app_with(hello)
+    app = http_app(hello)
     app.mount("/x", "no_such_module:app")
     message = await Lifespan(as_asgi(app)).begin()
     assert message["type"] == "lifespan.startup.failed"
@@ -119,7 +97,7 @@ async def test_a_wrong_mount_is_told_at_the_start() -> None:
 
 
 async def test_an_end_that_fails_is_told(caplog: pytest.LogCaptureFixture) -> None:
-    app = app_with(hello)
+    app = http_app(hello)
 
     @app.before_serving
     async def before(ctx: Context) -> None:
@@ -188,11 +166,11 @@ async def test_a_request_while_the_application_stops_starts_nothing() -> None:
 
 def test_settings_are_checked_at_once() -> None:
     with pytest.raises(ConfigurationError, match="did you mean 'max_body_size'"):
-        as_asgi(app_with(hello), settings={"max_bodysize": 1})
+        as_asgi(http_app(hello), settings={"max_bodysize": 1})
 
 
 async def test_scopes_and_messages_that_are_not_known() -> None:
-    application = as_asgi(app_with(hello))
+    application = as_asgi(http_app(hello))
     for scope, message, said in (
         ({"type": "carrier-pigeon"}, None, "carrier-pigeon"),
         ({"type": "lifespan"}, {"type": "lifespan.shutdown"}, "lifespan.shutdown"),

@@ -21,8 +21,9 @@ if TYPE_CHECKING:
 
     from support import Certificates
 
-APPLICATION = """
+APPLICATION = r"""
 import asyncio
+import os
 from kyoukai import HTTPRequestContext, Kyoukai, Response
 from kyoukai.interfaces.under_asgi import as_asgi
 from kyoukai.interfaces.under_wsgi import as_wsgi
@@ -30,14 +31,18 @@ from kyoukai.interfaces.under_wsgi import as_wsgi
 app = Kyoukai("served")
 
 
+def say(text):
+    os.write(1, f"{text}\n".encode())  # whole, whatever the server writes in between
+
+
 @app.before_serving
 async def before(ctx):
-    print("up")
+    say("up")
 
 
 @app.after_serving
 async def after(ctx):
-    await asyncio.to_thread(print, "down")
+    await asyncio.to_thread(say, "down")
 
 
 @app.route("/about")
@@ -78,7 +83,7 @@ async def endless(ctx: HTTPRequestContext):
             yield bytes(65536)
             await asyncio.sleep(0)
     finally:
-        print("hung up")
+        say("hung up")
 
 
 @app.route("/breaks")
@@ -97,7 +102,7 @@ async def echo(ctx, ws):
                 return await ws.close(4001, "as you wish")
             await (ws.send_text(message) if isinstance(message, str) else ws.send_data(message))
     finally:
-        print(f"closed {ws.close_code}")
+        say(f"closed {ws.close_code}")
 
 
 @app.websocket("/private")

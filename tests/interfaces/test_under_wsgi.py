@@ -16,7 +16,7 @@ from wsgiref.validate import validator
 
 import pytest
 from talks import lines_of
-from under_ways import call, environ_of
+from under_ways import call, environ_of, hello, http_app
 
 from kyoukai import HTTPRequestContext, Kyoukai, Response
 from kyoukai.exceptions import KyoukaiError, StreamError
@@ -24,23 +24,13 @@ from kyoukai.interfaces.under_wsgi import as_wsgi
 from kyoukai.testing import Client
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
+    from collections.abc import AsyncIterator
 
     from asphalt.core import Context
 
 
 #: How long another thread may take, in seconds: only a test that fails waits so long.
 SOON = 10
-
-
-def app_with(handler: Callable[..., Any], **options: Any) -> Kyoukai:
-    app = Kyoukai("test")
-    app.route("/", methods=["GET", "POST"], **options)(handler)
-    return app
-
-
-async def hello(ctx: HTTPRequestContext) -> str:
-    return "hello"
 
 
 def begin(application: Any, environ: dict[str, Any] | None = None) -> tuple[list[Any], Any]:
@@ -59,7 +49,7 @@ def begin(application: Any, environ: dict[str, Any] | None = None) -> tuple[list
 
 
 def app_with_a_log() -> tuple[Kyoukai, list[str]]:
-    app = app_with(hello)
+    app = http_app(hello)
     log: list[str] = []
 
     @app.before_serving
@@ -106,7 +96,7 @@ def test_after_close_a_request_starts_it_again() -> None:
 
 
 def test_a_start_that_fails_is_raised_and_tried_again() -> None:
-    app = app_with(hello)
+    app = http_app(hello)
     tries = []
 
     @app.before_serving
@@ -123,7 +113,7 @@ def test_a_start_that_fails_is_raised_and_tried_again() -> None:
 
 
 def test_a_loop_that_dies_answers_500_and_begins_anew(caplog: pytest.LogCaptureFixture) -> None:
-    app = app_with(hello)
+    app = http_app(hello)
     waiting = threading.Event()
 
     @app.route("/waits")
@@ -175,7 +165,7 @@ def test_a_forked_process_has_a_loop_of_its_own() -> None:
     async def where(ctx: HTTPRequestContext) -> str:
         return f"{os.getpid()}"
 
-    application = as_wsgi(app_with(where))
+    application = as_wsgi(http_app(where))
     with closing(application):
         assert call(application, environ_of()).body == b"%d" % os.getpid()
         child = os.fork()
@@ -240,7 +230,7 @@ def test_a_body_of_20_mb_is_read_as_it_is_taken() -> None:
             await asyncio.sleep(0)
         return str(taken)
 
-    application = as_wsgi(app_with(watch, stream=True, max_body_size=None))
+    application = as_wsgi(http_app(watch, stream=True, max_body_size=None))
     environ = environ_of("POST", CONTENT_LENGTH=str(size))
     environ["wsgi.input"] = source
     with closing(application):
@@ -261,7 +251,7 @@ def test_a_body_of_20_mb_is_read_as_it_is_taken() -> None:
 def test_where_a_body_ends(changes: dict[str, Any], body: bytes) -> None:
     environ = environ_of("POST", **changes)
     environ["wsgi.input"] = source = Input(200000)
-    with closing(as_wsgi(app_with(count, stream=True))) as application:
+    with closing(as_wsgi(http_app(count, stream=True))) as application:
         assert call(application, environ).body == body
     assert source.given == int(body), "nothing else is read"
 
@@ -269,7 +259,7 @@ def test_where_a_body_ends(changes: dict[str, Any], body: bytes) -> None:
 def test_a_body_that_nobody_takes_is_not_read() -> None:
     environ = environ_of("POST", CONTENT_LENGTH="200000")
     environ["wsgi.input"] = source = Input(200000)
-    with closing(as_wsgi(app_with(hello, stream=True))) as application:
+    with closing(as_wsgi(http_app(hello, stream=True))) as application:
         assert call(application, environ).body == b"hello"
     assert source.given == 0
 
@@ -277,7 +267,7 @@ def test_a_body_that_nobody_takes_is_not_read() -> None:
 def test_a_body_that_is_cut_is_a_400() -> None:
     environ = environ_of("POST", CONTENT_LENGTH="200000")
     environ["wsgi.input"] = Input(100000)
-    with closing(as_wsgi(app_with(count))) as application:
+    with closing(as_wsgi(http_app(count))) as application:
         answer = call(application, environ)
     assert (answer.status, b"ended early" in answer.body) == (400, True)
 
@@ -294,7 +284,7 @@ def test_an_input_that_fails_cancels_the_handler_and_the_server_gets_its_error()
 
     environ = environ_of("POST", CONTENT_LENGTH="200000")
     environ["wsgi.input"] = Input(70000, ConnectionResetError("the client has left"))
-    with closing(as_wsgi(app_with(read, stream=True))) as application:
+    with closing(as_wsgi(http_app(read, stream=True))) as application:
         with pytest.raises(ConnectionResetError, match="has left"):
             call(application, environ)
         assert cancelled.wait(SOON)
@@ -316,7 +306,7 @@ def test_an_answer_is_made_no_faster_than_it_is_taken() -> None:
         finally:
             stopped.set()
 
-    with closing(as_wsgi(app_with(endless))) as application:
+    with closing(as_wsgi(http_app(endless))) as application:
         head, body = begin(application)
         assert head[0] == "200 OK"
         for _ in range(100):
@@ -338,7 +328,7 @@ def test_a_server_that_closes_before_it_iterates_has_lost_its_client(
         finally:
             stopped.set()
 
-    with closing(as_wsgi(app_with(late))) as application:
+    with closing(as_wsgi(http_app(late))) as application:
         _, body = begin(application)
         assert next(body) == b"first"
         body.close()
@@ -351,7 +341,7 @@ def test_an_answer_that_is_not_whole_raises(caplog: pytest.LogCaptureFixture) ->
         yield b"some"
         raise LookupError("of it")
 
-    with closing(as_wsgi(app_with(breaks))) as application:
+    with closing(as_wsgi(http_app(breaks))) as application:
         _, body = begin(application)
         assert next(body) == b"some"
         with pytest.raises(StreamError, match="not whole"):
@@ -373,7 +363,7 @@ def test_a_start_response_that_fails_ends_the_handler() -> None:
     def start_response(status: str, headers: Any, exc_info: Any = None) -> Any:
         raise RuntimeError("the server does not like it")
 
-    with closing(as_wsgi(app_with(endless))) as application:
+    with closing(as_wsgi(http_app(endless))) as application:
         with pytest.raises(RuntimeError, match="does not like"):
             application(environ_of(), start_response)
         assert stopped.wait(SOON)
@@ -386,7 +376,7 @@ def test_statuses_have_reasons_and_headers_are_native_strings() -> None:
         response.headers["Proxy-Authenticate"] = "Basic"
         return response
 
-    with closing(as_wsgi(app_with(odd))) as application:
+    with closing(as_wsgi(http_app(odd))) as application:
         head, body = begin(application)
         assert next(body) == b"x"
         body.close()
@@ -401,7 +391,7 @@ def test_early_hints_go_to_a_server_that_knows_them() -> None:
         return "x"
 
     hinted: list[Any] = []
-    with closing(as_wsgi(app_with(hints))) as application:
+    with closing(as_wsgi(http_app(hints))) as application:
         environ = environ_of(**{"wsgi.early_hints": hinted.append})
         assert call(application, environ).body == b"x"
         assert call(application, environ_of()).body == b"x"
@@ -414,7 +404,7 @@ def test_what_an_outer_middleware_says_is_seen_by_the_handler() -> None:
     async def who(ctx: HTTPRequestContext) -> str:
         return user.get()
 
-    with closing(as_wsgi(app_with(who))) as application:
+    with closing(as_wsgi(http_app(who))) as application:
         assert call(application, environ_of()).body == b"nobody"
         token = user.set("ada")
         assert call(application, environ_of()).body == b"ada"
@@ -427,12 +417,12 @@ def test_a_synchronous_handler_may_read_the_body_as_it_comes() -> None:
 
     environ = environ_of("POST", CONTENT_LENGTH="300000")
     environ["wsgi.input"] = io.BytesIO(bytes(300000))
-    with closing(as_wsgi(app_with(sums, stream=True))) as application:
+    with closing(as_wsgi(http_app(sums, stream=True))) as application:
         assert call(application, environ).body == b"300000"
 
 
 async def test_below_our_own_wsgi_interface(caplog: pytest.LogCaptureFixture) -> None:
-    app = app_with(hello)
+    app = http_app(hello)
     app.route("/count", methods=["POST"], stream=True)(count)
     application = as_wsgi(app)
     outer = Kyoukai("outer")

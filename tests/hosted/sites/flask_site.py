@@ -8,7 +8,7 @@ from flask import Flask, abort, redirect, request, session, stream_with_context,
 app = Flask(__name__)
 app.secret_key = "secret"
 
-closed = threading.Event()
+closed: dict[str, threading.Event] = {}
 
 
 @app.get("/")
@@ -26,23 +26,52 @@ def stream(number):
     return lines(), {"Content-Type": "text/plain"}
 
 
-@app.get("/endless")
-def endless():
+@app.get("/endless/<name>")
+def endless(name):
     """End with the client, and say so."""
+    closed[name] = threading.Event()
 
     def pieces():
         try:
             while True:
                 yield b"x" * 65536
         finally:
-            closed.set()
+            closed[name].set()
 
     return pieces(), {"Content-Type": "application/octet-stream"}
 
 
-@app.get("/endless/closed")
-def endless_closed():
-    return {"closed": closed.wait(20)}
+@app.get("/endless/<name>/closed")
+def endless_closed(name):
+    return {"closed": closed[name].wait(20)}
+
+
+together = threading.Barrier(12)
+
+
+@app.get("/together")
+def wait_for_others():
+    """Answer when twelve have come."""
+    together.wait(20)
+    return "all are here\n"
+
+
+made = []
+
+
+@app.get("/blocks/<int:megabytes>")
+def blocks(megabytes):
+    def pieces():
+        for number in range(megabytes):
+            made.append(number)
+            yield bytes(1 << 20)
+
+    return pieces(), {"Content-Type": "application/octet-stream"}
+
+
+@app.get("/blocks/made")
+def blocks_made():
+    return {"made": len(made)}
 
 
 @app.post("/form")
