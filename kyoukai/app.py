@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -116,6 +117,7 @@ class Kyoukai:
         self._while_serving: list[Callable[[Context], AsyncGenerator[None, None]]] = []
         self._running: list[AsyncGenerator[None, None]] = []
         self._servers = 0
+        self._process = 0
         self._context: Context | None = None
         self._pool: ThreadPoolExecutor | None = None
         self._own_pipeline: RequestPipeline | None = None
@@ -347,6 +349,11 @@ class Kyoukai:
         :param context: the root context
         """
         self.finalize()
+        if self._process != os.getpid():  # what another process has started is not started here
+            self._process = os.getpid()
+            self._servers = 0
+            self._running.clear()
+            self._pool = None
         self._servers += 1
         if self._servers > 1:
             return

@@ -23,7 +23,7 @@ from kyoukai.exceptions import ConfigurationError
 from kyoukai.interfaces.build import interface_for
 from kyoukai.interfaces.mounts import kind_of, natives_of
 from kyoukai.mount import Mount, find_application
-from kyoukai.publishing import group_of, publish_app, publish_server
+from kyoukai.publishing import publish_app
 from kyoukai.server.address import Address
 from kyoukai.server.group import ServerGroup, current_group
 from kyoukai.server.injection import await_resources
@@ -35,6 +35,7 @@ from kyoukai.server.options import (
     is_backend,
     server_config,
 )
+from kyoukai.server.resources import group_of, publish_server
 from kyoukai.targets import add_to_path, entry_point
 
 if TYPE_CHECKING:

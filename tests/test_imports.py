@@ -71,7 +71,7 @@ ROOMS = {
     "memory_tunnel": "testing",
     "memory_websocket": "testing",
     "middleware": "blueprint",
-    "publishing": "asphalt",
+    "publishing": "interfaces",
     "resource": "blueprint",
     "routing": "blueprint",
     "signature": "route",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from typing import Any
 
 import pytest
@@ -343,3 +344,20 @@ async def test_a_client_reaches_what_is_mounted() -> None:
     app.mount("/below", wsgi)
     async with Client(app) as client:
         assert (await client.get("/below/here")).text == "/here"
+
+
+async def test_a_process_that_was_forked_starts_the_application_itself(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    app = Kyoukai("site")
+    started = []
+
+    @app.before_serving
+    async def before(ctx: Any) -> None:
+        started.append(os.getpid())
+
+    async with Client(app), Client(app):
+        assert len(started) == 1
+        monkeypatch.setattr(os, "getpid", lambda: -1)  # as a child sees itself
+        async with Client(app):
+            assert started[1:] == [-1]

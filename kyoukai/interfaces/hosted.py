@@ -53,6 +53,8 @@ class Hosted(ABC):
 
     #: What the start-up line and messages call this kind of application.
     name = "hosted"
+    #: Other interfaces that it passes streams on to.
+    interfaces: Sequence[Any] = ()
 
     def __init__(
         self,

@@ -145,12 +145,15 @@ def kind_of(interface: Any) -> str:
 
 
 def natives_of(interface: Any) -> Iterator[NativeInterface]:
-    """Return the native ones among an interface and those that are mounted on it."""
+    """Return the native ones among an interface and those that it passes streams on to."""
     if isinstance(interface, NativeInterface):
         yield interface
     elif isinstance(interface, MountedInterface):
         yield from natives_of(interface.base)
         for _, each in interface.mounted:
+            yield from natives_of(each)
+    else:  # one that passes streams on to others
+        for each in getattr(interface, "interfaces", ()):
             yield from natives_of(each)
 
 

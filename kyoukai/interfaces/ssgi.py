@@ -10,7 +10,7 @@ import inspect
 from typing import TYPE_CHECKING, Any
 
 from kyoukai.exceptions import BodyError, PeerGone, TargetError
-from kyoukai.interfaces.build import make_interface
+from kyoukai.interfaces.build import interface_for
 from kyoukai.interfaces.hosted import Hosted, answer_plainly
 from kyoukai.interfaces.hosted_socket import open_socket
 from kyoukai.interfaces.ssgi_headers import RequestHeaders, address_of, server_address_of
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from asphalt.core import Context
 
     from kyoukai.config import ServerConfig
-    from kyoukai.stream import StreamState
+    from kyoukai.stream import Interface, StreamState
 
 __all__ = ("SSGIFramework", "SSGIHttpResponse", "SSGIWebSocket", "SsgiInterface")
 
@@ -66,9 +66,10 @@ class SsgiInterface(Hosted):
                 context,
                 source=self.application_name,
                 max_body_size=max_body_size,
-                make=make_interface,
+                make=_make,
             )
             self.name = self.negotiated.name
+            self.interfaces = self.negotiated.interfaces
         elif not callable(app):
             raise TargetError(
                 f"{self.application_name} is of type {type(app).__name__}, which is no SSGI"
@@ -159,3 +160,18 @@ class SsgiInterface(Hosted):
                 await answer_plainly(stream, refusal.status, f"{refusal}.")
         except PeerGone:
             pass
+
+
+def _make(
+    name: str,
+    app: Any,
+    config: ServerConfig,
+    context: Context | None = None,
+    *,
+    source: str = "",
+    max_body_size: int | None = None,
+) -> Interface:
+    """Make the interface that was chosen, with what is mounted on its application."""
+    return interface_for(
+        app, config, context, interface=name, source=source, max_body_size=max_body_size
+    )

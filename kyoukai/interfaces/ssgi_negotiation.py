@@ -123,7 +123,8 @@ class NegotiatedInterface:
         self.websocket = interface_for(websocket)
         #: What the start-up line calls it.
         self.name = _name(http and http[0], websocket and websocket[0])
-        self._interfaces = [interface for _, interface in made]
+        #: The interfaces that were made, one for each application.
+        self.interfaces = tuple(interface for _, interface in made)
         self._started: list[Any] = []
 
     async def __call__(self, stream: StreamState) -> None:
@@ -142,7 +143,7 @@ class NegotiatedInterface:
         :param context: the root context
         :raises KyoukaiError: in one line
         """
-        for interface in self._interfaces:
+        for interface in self.interfaces:
             self._started.append(interface)
             await start_up(interface, context)
 

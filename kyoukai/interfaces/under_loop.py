@@ -137,7 +137,11 @@ class LoopThread:
             self._requests.discard(wire)
             wire.fail("the application is stopping")
             return
-        task = self._serving.begin(wire.stream, interface)
+        try:
+            task = self._serving.begin(wire.stream, interface)
+        except BaseException:
+            wire.fail("it cannot begin")  # the server's thread must not wait for ever
+            raise
         task.add_done_callback(wire.task_done)
         task.add_done_callback(lambda _: self._requests.discard(wire))
 

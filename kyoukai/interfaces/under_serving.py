@@ -10,11 +10,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import re
 from contextvars import copy_context
 from typing import TYPE_CHECKING
 
-from asphalt.core import ContainerComponent, Context
+from asphalt.core import Context
 
 from kyoukai.app import Kyoukai
 from kyoukai.config import ServerConfig
@@ -22,13 +21,13 @@ from kyoukai.context import set_current
 from kyoukai.exceptions import (
     BodyError,
     BodyStorageError,
-    ConfigurationError,
     KyoukaiError,
     PeerGone,
 )
 from kyoukai.interfaces.build import interface_for
 from kyoukai.interfaces.hosted import answer_plainly
 from kyoukai.interfaces.mounts import natives_of, shut_down, start_up
+from kyoukai.publishing import publish_app
 from kyoukai.stream import IDLE, OPEN
 
 if TYPE_CHECKING:
@@ -93,7 +92,7 @@ class Serving:
         self._interface = interface = interface_for(self.app, self.config, context)
         try:
             for native in natives_of(interface):
-                await _publish(native.app, context)
+                await publish_app(native.app, context)
             await start_up(interface, context)
             self._context = context
             self._started.set_result(None)
@@ -206,27 +205,6 @@ def describe(error: BaseException) -> str:
     if isinstance(error, KyoukaiError):
         return line
     return f"{type(error).__name__}: {line}" if line else type(error).__name__
-
-
-async def _publish(app: Kyoukai, context: Context) -> None:
-    """Publish an application, as components do, and start those that it brings along."""
-    name = re.sub(r"\W", "_", app.name) or "default"
-    published = context.get_resource(Kyoukai, name)
-    if published is app:
-        return
-    if published is not None:
-        raise ConfigurationError(
-            f"two applications are called {app.name!r}; give each a name of its own"
-        )
-    types: list[type] = list(dict.fromkeys((type(app), Kyoukai)))
-    context.add_resource(app, name, types=types)
-    if context.get_resource(Kyoukai) is None:
-        context.add_resource(app, types=types)
-    if app.components:
-        container = ContainerComponent()
-        for alias, (kind, options) in app.components.items():
-            container.add_component(alias, kind, **options)
-        await container.start(context)
 
 
 def _where(stream: StreamState) -> tuple[str, str]:

@@ -245,7 +245,7 @@ async def answers(scope: Any, receive: Any, send: Any) -> None:
 
 WITHOUT = [
     (raises, "NotImplementedError: no lifespan"),
-    (receives_and_raises, "AssertionError: only http is known"),
+    (receives_and_raises, "AssertionError: only http"),
     (says_nothing, "ValueError"),
     (returns, "it returned"),
     (answers, "InterfaceError: http.response.start is no message of a lifespan scope"),
@@ -352,6 +352,27 @@ async def test_a_start_that_is_cancelled() -> None:
     assert ended == [True]
     await one.shutdown()
     assert not _running[asyncio.get_running_loop()]
+
+
+async def test_a_component_that_is_cancelled_leaves_the_start_to_others() -> None:
+    go = asyncio.Event()
+    app = Living()
+
+    async def slow(scope: Any, receive: Any, send: Any) -> None:
+        await go.wait()
+        await app(scope, receive, send)
+
+    one, two = made(slow), made(slow)
+    tasks = [asyncio.create_task(each.startup(Context())) for each in (one, two)]
+    await turns()
+    tasks[0].cancel()
+    await turns()
+    go.set()
+    await tasks[1]
+    assert tasks[0].cancelled()
+    assert app.events == ["started"]
+    await two.shutdown()
+    assert app.events == ["started", "stopped"]
 
 
 # -- Ends --------------------------------------------------------------------------------------

@@ -173,6 +173,19 @@ async def test_applications_in_applications() -> None:
     assert [each.app.name for each in natives_of(interface)] == ["outer", "middle", "inner"]
 
 
+def test_native_applications_of_a_framework_are_found() -> None:
+    inner = native("inner", "/")
+
+    class Framework:
+        def get_supported(self, supported: dict[str, str]) -> dict[str, Any]:
+            return {"http": ("kyoukai", inner), "websocket": None}
+
+    outer = native("outer")
+    outer.mount("/framework", Framework())
+    names = [each.app.name for each in natives_of(interface_for(outer, CONFIG))]
+    assert names == ["outer", "inner"]
+
+
 @both
 async def test_sockets_follow_the_prefix(http2: bool) -> None:
     app, chat = native("site", "/plain"), Kyoukai("chat")

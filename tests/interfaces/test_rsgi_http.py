@@ -220,7 +220,7 @@ async def test_a_client_that_leaves_while_a_response_waits(wire: str, caplog: An
     assert not lines_of(caplog)
 
 
-async def test_from_a_thread() -> None:
+async def test_from_a_thread(caplog: Any) -> None:
     async def app(scope: Any, proto: Any) -> None:
         if scope.path == "/stream":
             transport = await asyncio.to_thread(proto.response_stream, 200, [TEXT])
@@ -235,6 +235,7 @@ async def test_from_a_thread() -> None:
     assert (await ask(app)).text == "thread"
     assert (await ask(app, target="/stream")).text == "stream"
     assert "test_from_a_thread" in (await ask(app, target="/file")).text
+    assert not lines_of(caplog)
 
 
 async def test_nothing_is_left_of_a_request() -> None:

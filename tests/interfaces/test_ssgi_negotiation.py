@@ -328,6 +328,15 @@ def test_a_native_application_has_its_own_interface() -> None:
     assert made.negotiated.http is made.negotiated.websocket
 
 
+async def test_what_is_mounted_on_a_native_application_is_served_too() -> None:
+    app = native()
+    app.mount("/sub", other, interface="ssgi")
+    made = interface(Framework(http=("kyoukai", app), websocket=("ssgi", ssgi)))
+    async with Client(made) as client:
+        assert (await client.get("/")).body == b"http by kyoukai"
+        assert (await client.get("/sub")).body == b"other"
+
+
 # -- What is wrong -----------------------------------------------------------------------------
 
 

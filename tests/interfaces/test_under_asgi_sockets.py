@@ -431,6 +431,7 @@ async def test_messages_that_come_after_the_end_are_dropped() -> None:
         if messages:
             return messages.pop()
         await ended.wait()
+        await asyncio.sleep(0)
         return {"type": "websocket.receive", "text": "late"}
 
     async def send(message: Any) -> None:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import socket
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -160,19 +161,28 @@ def start(name: str, folder: Path, certificates: Certificates) -> Served:
         ),
     }[name]
     env = {"PYTHONUNBUFFERED": "1"}
-    program = Program(*arguments[1:], module=arguments[0], cwd=folder, env=env)
+    program = Program(
+        *arguments[1:], module=arguments[0], cwd=folder, env=env, start_new_session=True
+    )
     try:
         if name == "granian":  # its log goes to standard output
             program.wait_for_output(ready)
         else:
             program.wait_for(ready)
     except BaseException:
-        program.kill()
+        end(program)
         raise
     secure = name == "hypercorn"
     context = certificates.trusting("a")
     client = httpx.Client(verify=context, http2=secure, trust_env=False, timeout=30)
     return Served(name, program, port, client, secure)
+
+
+def end(program: Program) -> None:
+    """Kill a server that still runs, and its workers."""
+    with suppress(ProcessLookupError):
+        os.killpg(program.process.pid, signal.SIGKILL)
+    program.kill()
 
 
 NAMES = ("uvicorn", "uvicorn without lifespan", "hypercorn", "granian", "gunicorn")
@@ -187,7 +197,7 @@ def served(
         with server.client:
             yield server
     finally:
-        server.program.kill()
+        end(server.program)
 
 
 def test_everything_that_a_server_has_to_carry(served: Served, certificates: Certificates) -> None:
@@ -282,6 +292,7 @@ def test_gunicorn_forks_after_the_import(tmp_path: Path, certificates: Certifica
         *("--no-control-socket", "served:wsgi"),
         module="gunicorn",
         cwd=tmp_path,
+        start_new_session=True,
     )
     try:
         program.wait_for("Listening at")
@@ -292,4 +303,4 @@ def test_gunicorn_forks_after_the_import(tmp_path: Path, certificates: Certifica
         assert program.finish() == 0
         assert program.output().split() == ["up", "down"]
     finally:
-        program.kill()
+        end(program)
