@@ -71,6 +71,7 @@ ROOMS = {
     "memory_tunnel": "testing",
     "memory_websocket": "testing",
     "middleware": "blueprint",
+    "outcome": "stream",
     "publishing": "interfaces",
     "resource": "blueprint",
     "routing": "blueprint",

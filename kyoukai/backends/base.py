@@ -8,7 +8,6 @@ A backend subclasses :class:`BaseProtocol`, turns bytes into streams and starts 
 from __future__ import annotations
 
 import asyncio
-import logging
 import socket
 import struct
 from abc import ABC, abstractmethod
@@ -19,7 +18,8 @@ from typing import TYPE_CHECKING, Any, cast
 from kyoukai.backends.answers import refusal
 from kyoukai.backends.connections import Component
 from kyoukai.backends.tls_reader import replace_protocol
-from kyoukai.exceptions import BodyError, BodyStorageError, PeerGone
+from kyoukai.exceptions import PeerGone
+from kyoukai.outcome import settle
 from kyoukai.rules import apply_forwarded
 from kyoukai.stream import IDLE, OPEN, Interface, StreamState
 
@@ -33,8 +33,6 @@ if TYPE_CHECKING:
     from kyoukai.stream import RequestHead
 
 __all__ = ("NEVER", "PART", "TURN", "BaseProtocol")
-
-logger = logging.getLogger("kyoukai.server")
 
 #: ``struct linger``: closing drops what is unsent, and resets.
 _NO_LINGER = struct.pack("ii", 1, 0)
@@ -415,32 +413,12 @@ class BaseProtocol(asyncio.Protocol, ABC):
         try:
             try:
                 await interface(stream)
-                if stream.sending is IDLE:
-                    logger.error("%s %s: the application sent no answer", *_where(stream))
-                elif stream.sending is OPEN:
-                    logger.error("%s %s: the application did not end its answer", *_where(stream))
-            except PeerGone:
-                pass
-            except BodyError as error:  # the client's doing, or the disk's
-                if isinstance(error, BodyStorageError):
-                    logger.error("%s %s: %s", *_where(stream), error)
-                if stream.sending is IDLE:
-                    await stream.send_response(*refusal(error.status, f"{error}."))
-            except asyncio.CancelledError:
-                if self.is_lost or self.connections.closing:
-                    stream.reset("cancelled")
-                elif stream.sending is IDLE or stream.sending is OPEN:
-                    logger.error("%s %s: the application was cancelled", *_where(stream))
-            except (KeyboardInterrupt, GeneratorExit):
-                raise
-            except BaseException:
-                logger.exception("%s %s: unhandled error in the application", *_where(stream))
-            if stream.sending is IDLE:
-                await stream.send_response(*refusal(500))
-            elif stream.sending is OPEN:
-                stream.reset("the answer is not whole")
-        except PeerGone:
-            pass
+            except BaseException as error:
+                is_stopping = self.is_lost or self.connections.closing
+                await settle(stream, error, is_stopping, _refuse)
+            else:
+                if stream.sending is IDLE or stream.sending is OPEN:
+                    await settle(stream, None, False, _refuse)
         finally:
             if stream.received:
                 stream.close()
@@ -464,5 +442,5 @@ def _by_factory(
     return loop.create_task(coroutine, name=name, context=context)
 
 
-def _where(stream: StreamState) -> tuple[str, str]:
-    return stream.head.method, stream.head.target[:200].decode("ascii", "backslashreplace")
+async def _refuse(stream: StreamState, status: int, detail: str) -> None:
+    await stream.send_response(*refusal(status, detail))

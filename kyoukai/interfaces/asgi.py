@@ -19,6 +19,7 @@ from kyoukai.interfaces.hosted_socket import open_socket
 from kyoukai.interfaces.lifespan import Lifespan, lifespan_of
 from kyoukai.interfaces.recognition import is_double_callable
 from kyoukai.interfaces.under_asgi import as_asgi
+from kyoukai.outcome import request_line
 from kyoukai.stream import CLOSED, RESET
 from kyoukai.targets import describe
 
@@ -109,9 +110,8 @@ class AsgiInterface(Hosted):
             if stream.sending is RESET and exchange.told:
                 # It has been told that the client is gone, and made an error of its own of that.
                 logger.info(
-                    "%s %s: asgi application %s failed after its client had left: %s",
-                    stream.head.method,
-                    stream.head.target[:200].decode("ascii", "backslashreplace"),
+                    "%s: asgi application %s failed after its client had left: %s",
+                    request_line(stream),
                     self.application_name,
                     describe(error),
                 )

@@ -21,6 +21,7 @@ from kyoukai.exceptions import (
     StreamStateError,
     WebSocketDisconnected,
 )
+from kyoukai.outcome import request_line
 from kyoukai.stream import CLOSED, IDLE, OPEN
 from kyoukai.ws.handshake import is_handshake
 
@@ -149,9 +150,8 @@ class Hosted(ABC):
         :param error: the exception, whose traceback leads to the application
         """
         logger.error(
-            "%s %s: %s application %s: %s",
-            stream.head.method,
-            stream.head.target[:200].decode("ascii", "backslashreplace"),
+            "%s: %s application %s: %s",
+            request_line(stream),
             self.name,
             self.application_name,
             problem,

@@ -9,7 +9,6 @@ the same guarantees as on our own wires: it is answered, whatever happens, or it
 from __future__ import annotations
 
 import asyncio
-import logging
 from contextvars import copy_context
 from typing import TYPE_CHECKING
 
@@ -19,16 +18,13 @@ from kyoukai.app import Kyoukai
 from kyoukai.config import ServerConfig
 from kyoukai.context import set_current
 from kyoukai.exceptions import (
-    BodyError,
-    BodyStorageError,
     KyoukaiError,
-    PeerGone,
 )
 from kyoukai.interfaces.build import interface_for
 from kyoukai.interfaces.hosted import answer_plainly
 from kyoukai.interfaces.mounts import natives_of, shut_down, start_up
+from kyoukai.outcome import settle
 from kyoukai.publishing import publish_app
-from kyoukai.stream import IDLE, OPEN
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -37,8 +33,6 @@ if TYPE_CHECKING:
     from kyoukai.stream import Interface, StreamState
 
 __all__ = ("Serving", "as_settings", "describe")
-
-logger = logging.getLogger("kyoukai.server")
 
 #: Seconds that requests have to end once they are cancelled.
 _LAST_MOMENT = 1.0
@@ -156,32 +150,10 @@ class Serving:
         try:
             try:
                 await interface(stream)
-                if stream.sending is IDLE:
-                    logger.error("%s %s: the application sent no answer", *_where(stream))
-                elif stream.sending is OPEN:
-                    logger.error("%s %s: the application did not end its answer", *_where(stream))
-            except PeerGone:
-                pass
-            except BodyError as error:  # the client's doing, or the disk's
-                if isinstance(error, BodyStorageError):
-                    logger.error("%s %s: %s", *_where(stream), error)
-                if stream.sending is IDLE:
-                    await answer_plainly(stream, error.status, f"{error}.")
-            except asyncio.CancelledError:
-                if self.is_over:
-                    stream.reset("the server is stopping")
-                elif stream.sending is IDLE or stream.sending is OPEN:
-                    logger.error("%s %s: the application was cancelled", *_where(stream))
-            except (KeyboardInterrupt, GeneratorExit):
-                raise
-            except BaseException:
-                logger.exception("%s %s: unhandled error in the application", *_where(stream))
-            if stream.sending is IDLE:
-                await answer_plainly(stream, 500, "Internal Server Error")
-            elif stream.sending is OPEN:
-                stream.reset("the answer is not whole")
-        except PeerGone:
-            pass
+            except BaseException as error:
+                await settle(stream, error, self.is_over, _refuse)
+            else:
+                await settle(stream, None, False, _refuse)
         finally:
             stream.close()
             stream.task = None
@@ -207,5 +179,5 @@ def describe(error: BaseException) -> str:
     return f"{type(error).__name__}: {line}" if line else type(error).__name__
 
 
-def _where(stream: StreamState) -> tuple[str, str]:
-    return stream.head.method, stream.head.target[:200].decode("ascii", "backslashreplace")
+async def _refuse(stream: StreamState, status: int, detail: str) -> None:
+    await answer_plainly(stream, status, detail or "Internal Server Error")

@@ -350,17 +350,19 @@ async def test_a_task_that_receives_before_the_answer(http2: bool) -> None:
 
 @lines
 @pytest.mark.parametrize("how", ["close", "deny"])
-async def test_a_task_that_receives_before_a_denial(line_class: Any, how: str) -> None:
-    """It is told at once, not when the client leaves."""
+@pytest.mark.parametrize("early", [True, False])
+async def test_what_is_received_of_a_denial(line_class: Any, how: str, early: bool) -> None:
+    """A task that waits is told at once, not when the client leaves; so is who asks later."""
     received = []
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
         await receive()
-        waiting = asyncio.create_task(receive())
-        await turns(3)
+        if early:
+            waiting = asyncio.create_task(receive())
+            await turns(3)
         for message in [close()] if how == "close" else [deny(403), deny_body()]:
             await send(message)
-        received.append(await waiting)
+        received.append(await (waiting if early else receive()))
 
     async with MemoryServer(interface(app), line_class.protocol_class) as server:
         line = line_class(server)
