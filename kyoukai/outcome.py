@@ -41,32 +41,33 @@ async def settle(
     :param is_stopping: whether the connection is lost or the server stops, so that cancellation
         is in order
     :param refuse: answers with a status and a sentence, which may be empty
-    :raises KeyboardInterrupt: and ``GeneratorExit``, which are nobody's to catch
+    :raises KeyboardInterrupt: which is nobody's to catch
     """
+    who = stream.application
     try:
         if error is None:
             if stream.sending is IDLE:
-                logger.error("%s: the application sent no answer", request_line(stream))
+                logger.error("%s: %s sent no answer", request_line(stream), who)
             elif stream.sending is OPEN:
-                logger.error("%s: the application did not end its answer", request_line(stream))
+                logger.error("%s: %s did not end its answer", request_line(stream), who)
         elif isinstance(error, PeerGone):
             pass
         elif isinstance(error, BodyError):  # the client's doing, or the disk's
             if isinstance(error, BodyStorageError):
                 logger.error("%s: %s", request_line(stream), error)
             if stream.sending is IDLE:
-                await refuse(stream, error.status, f"{error}.")
+                await refuse(stream, error.status, f"{str(error).rstrip('.')}.")
         elif isinstance(error, asyncio.CancelledError):
             if is_stopping:
                 stream.reset("cancelled")
             elif stream.sending is IDLE or stream.sending is OPEN:
-                logger.error("%s: the application was cancelled", request_line(stream))
-        elif isinstance(error, KeyboardInterrupt | GeneratorExit):
+                logger.error("%s: %s was cancelled", request_line(stream), who)
+        elif isinstance(error, KeyboardInterrupt):
             raise error
         else:
-            logger.error(
-                "%s: unhandled error in the application", request_line(stream), exc_info=error
-            )
+            logger.error("%s: unhandled error in %s", request_line(stream), who, exc_info=error)
+            if isinstance(error, GeneratorExit):  # nothing may be awaited if the task is closed
+                stream.reset("the answer is not whole")
         if stream.sending is IDLE:
             await refuse(stream, 500, "")
         elif stream.sending is OPEN:

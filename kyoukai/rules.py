@@ -12,6 +12,7 @@ import ipaddress
 import re
 from collections.abc import Iterable
 from functools import lru_cache
+from http import HTTPStatus
 from urllib.parse import unquote_to_bytes
 
 from kyoukai.exceptions import InvalidResponse, ProtocolError
@@ -32,6 +33,7 @@ __all__ = (
     "is_token",
     "is_trusted",
     "known_names",
+    "reason",
     "split_target",
 )
 
@@ -325,3 +327,13 @@ def content_length(method: str, status: int, declared: int | None, size: int) ->
     if declared is not None and declared != size:
         raise InvalidResponse(f"the body has {size} bytes, its Content-Length says {declared}")
     return size
+
+
+_REASONS = {status.value: status.phrase.encode() for status in HTTPStatus}
+_REASONS[413] = b"Content Too Large"  # RFC 9110's names, which older Pythons lack
+_REASONS[422] = b"Unprocessable Content"
+
+
+def reason(status: int) -> bytes:
+    """Return the reason phrase of a status, empty for an unknown one."""
+    return _REASONS.get(status, b"")

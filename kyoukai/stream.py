@@ -155,6 +155,8 @@ class StreamState(RequestBody):
     started: float = 0.0
     #: Whether the task ends when the client leaves; native streams say so, see ``lost``.
     cancel_on_disconnect: bool = True
+    #: What messages call whoever answers it.
+    application: str = "the application"
     #: Whether the client asks for a tunnel, and ``accept_upgrade`` can make the stream one.
     upgradable: bool = False
     #: What takes the bytes of a tunnel.
@@ -317,7 +319,9 @@ class StreamState(RequestBody):
         for name, value in headers:
             if name == b"content-length" or name.lower() == b"content-length":
                 if not value.isdigit():
-                    raise InvalidResponse(f"content-length {value[:80]!r} is no number")
+                    raise InvalidResponse(
+                        f"content-length {value[:80]!r} is no number, or not the only one"
+                    )
                 length = int(value)
         self.sending = OPEN
         self.status = status

@@ -22,7 +22,7 @@ from h2.config import H2Configuration
 from h2.connection import H2Connection
 
 from kyoukai import Kyoukai, KyoukaiComponent
-from kyoukai.backends.answers import reason
+from kyoukai.rules import reason
 from kyoukai.testing import Client, ClientResponse
 
 if TYPE_CHECKING:

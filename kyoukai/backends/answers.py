@@ -10,11 +10,10 @@ from __future__ import annotations
 import time
 from email.utils import formatdate
 from functools import lru_cache
-from http import HTTPStatus
 from typing import TYPE_CHECKING
 
 from kyoukai.exceptions import InvalidResponse
-from kyoukai.rules import HOP_BY_HOP, check_response_head, content_length
+from kyoukai.rules import HOP_BY_HOP, check_response_head, reason
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -22,26 +21,14 @@ if TYPE_CHECKING:
     from kyoukai.rules import Header
 
 __all__ = (
-    "HOP_BY_HOP",
     "ResponseHeads",
-    "content_length",
     "http_date",
-    "reason",
     "refusal",
     "response_heads",
 )
 
 #: Constant heads remembered at once.
 _REMEMBERED = 512
-
-_REASONS = {status.value: status.phrase.encode() for status in HTTPStatus}
-_REASONS[413] = b"Content Too Large"  # RFC 9110's names, which older Pythons lack
-_REASONS[422] = b"Unprocessable Content"
-
-
-def reason(status: int) -> bytes:
-    """Return the reason phrase of a status, empty for an unknown one."""
-    return _REASONS.get(status, b"")
 
 
 def refusal(status: int, detail: str = "") -> tuple[int, tuple[Header, ...], bytes]:
@@ -153,7 +140,9 @@ class ResponseHeads:
                 continue
             if lower == b"content-length":
                 if not value.isdigit() or (length is not None and length != int(value)):
-                    raise InvalidResponse(f"content-length {value[:80]!r} is no number")
+                    raise InvalidResponse(
+                        f"content-length {value[:80]!r} is no number, or not the only one"
+                    )
                 length = int(value)
                 continue
             if lower == b"upgrade":

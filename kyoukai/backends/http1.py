@@ -10,11 +10,11 @@ from abc import abstractmethod
 from collections import deque
 from typing import TYPE_CHECKING
 
-from kyoukai.backends.answers import content_length, reason, refusal, response_heads
+from kyoukai.backends.answers import refusal, response_heads
 from kyoukai.backends.base import PART, BaseProtocol
 from kyoukai.backends.connections import Component
 from kyoukai.exceptions import PeerGone
-from kyoukai.rules import bodyless
+from kyoukai.rules import bodyless, content_length, reason
 from kyoukai.stream import CLOSED, IDLE, OPEN, StreamState
 
 if TYPE_CHECKING:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING, Any
 
-from kyoukai.exceptions import PeerGone, WebSocketDisconnected
 from kyoukai.interfaces.asgi_http import HttpExchange
 from kyoukai.interfaces.asgi_scope import ScopeFactory
 from kyoukai.interfaces.asgi_websocket import WebSocketExchange
@@ -115,8 +114,11 @@ class AsgiInterface(Hosted):
                     self.application_name,
                     describe(error),
                 )
-            elif not (stream.sending is RESET and self._is_of_leaving(stream, error)):
+            elif not (stream.sending is RESET and self.is_of_leaving(stream, error)):
                 await self._failed(stream, error)
+        except BaseException:
+            self.sign(stream)
+            raise
         else:
             if stream.sending is not CLOSED:
                 await self._returned_early(stream, exchange.what_is_due())
@@ -138,7 +140,7 @@ class AsgiInterface(Hosted):
         except Exception as error:
             session = socket.session
             gone = stream.sending is RESET or (session is not None and not session.is_open)
-            if gone and self._is_of_leaving(stream, error):
+            if gone and self.is_of_leaving(stream, error):
                 pass
             elif session is None:
                 raise
@@ -158,30 +160,6 @@ class AsgiInterface(Hosted):
             await self.give_up(stream)
         else:
             await self._left_open(stream)
-
-    def _is_of_leaving(self, stream: StreamState, error: BaseException) -> bool:
-        """
-        Whether an application has failed because its client is gone, which is no fault of its own.
-
-        Frameworks put errors of their own around the one that ``send`` has raised.
-        """
-        if not _comes_of_leaving(error):
-            return False
-        logger.debug("%s %r: the client left: %r", stream.head.method, stream.head.target, error)
-        return True
-
-
-def _comes_of_leaving(error: BaseException | None) -> bool:
-    """Whether each of an error's roots is one that says that the client is gone."""
-    seen = 0
-    while error is not None and seen < 64:
-        if isinstance(error, PeerGone | WebSocketDisconnected):
-            return True
-        if isinstance(error, BaseExceptionGroup):
-            return all(_comes_of_leaving(each) for each in error.exceptions)
-        error = error.__cause__ or error.__context__
-        seen += 1
-    return False
 
 
 def _single(app: Any) -> Any:

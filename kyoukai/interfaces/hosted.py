@@ -107,6 +107,9 @@ class Hosted(ABC):
                 await self.answer(stream)
         except Exception as error:
             await self._failed(stream, error)
+        except BaseException:
+            self.sign(stream)
+            raise
         else:
             if stream.sending is not CLOSED and stream.tunnel is None:
                 await self._left_open(stream)
@@ -118,6 +121,10 @@ class Hosted(ABC):
             raise error  # the client's doing: the backend has an answer for it
         self.report(stream, error)
         await self.give_up(stream)
+
+    def sign(self, stream: StreamState) -> None:
+        """Let what is logged of a stream from now on name the application."""
+        stream.application = f"{self.name} application {self.application_name}"
 
     def report(self, stream: StreamState, error: Exception) -> None:
         """
@@ -131,6 +138,17 @@ class Hosted(ABC):
             self.complain(stream, str(error), error)
         else:
             self.complain(stream, "unhandled error in the application", error)
+
+    def is_of_leaving(self, stream: StreamState, error: BaseException) -> bool:
+        """
+        Whether an application has failed because its client is gone, which is no fault of its own.
+
+        :param error: what it has raised; frameworks put errors of their own around ours
+        """
+        if not _comes_of_leaving(error):
+            return False
+        logger.debug("%s: the client left: %r", request_line(stream), error)
+        return True
 
     async def _left_open(self, stream: StreamState) -> None:
         """The application has returned, and its answer is not complete."""
@@ -167,6 +185,19 @@ class Hosted(ABC):
                 stream.reset("the answer is not whole")
         except PeerGone:
             pass
+
+
+def _comes_of_leaving(error: BaseException | None) -> bool:
+    """Whether each of an error's roots is one that says that the client is gone."""
+    for _ in range(64):
+        if error is None:
+            break
+        if isinstance(error, PeerGone | WebSocketDisconnected):
+            return True
+        if isinstance(error, BaseExceptionGroup):
+            return all(_comes_of_leaving(each) for each in error.exceptions)
+        error = error.__cause__ or error.__context__
+    return False
 
 
 async def answer_plainly(

@@ -16,7 +16,6 @@ from kyoukai.interfaces.rsgi_errors import (
     RSGIProtocolClosed,
     RSGIProtocolError,
     RSGIRangeError,
-    comes_of_leaving,
     make_error,
 )
 from kyoukai.interfaces.rsgi_http import HTTPProtocol
@@ -135,6 +134,7 @@ class RsgiInterface(Hosted):
             await self._failed_http(protocol, error)
         except BaseException:
             _cancel(protocol)
+            self.sign(stream)
             raise
         finally:
             if stream._gone is not None:
@@ -147,7 +147,7 @@ class RsgiInterface(Hosted):
         stream = protocol.stream
         if isinstance(error, RSGIProtocolClosed) and isinstance(error.__cause__, BodyError):
             await self._failed(stream, error.__cause__)  # the client's doing: there is an answer
-        elif stream.sending is not RESET or not self._is_of_leaving(stream, error):
+        elif stream.sending is not RESET or not self.is_of_leaving(stream, error):
             self.report(stream, error)
             await self.give_up(stream)
 
@@ -176,7 +176,7 @@ class RsgiInterface(Hosted):
                 await protocol.rest
             session = socket.session
             gone = stream.sending is RESET or (session is not None and not session.is_open)
-            if not (gone and self._is_of_leaving(stream, error)):
+            if not (gone and self.is_of_leaving(stream, error)):
                 failed = True
                 self.report(stream, error)
         except BaseException:
@@ -190,13 +190,6 @@ class RsgiInterface(Hosted):
         if protocol.rest is not None:
             await protocol.rest
         await socket.finish(failed)
-
-    def _is_of_leaving(self, stream: StreamState, error: BaseException) -> bool:
-        """Whether an application has failed because its client is gone: no fault of its own."""
-        if not comes_of_leaving(error):
-            return False
-        logger.debug("%s %s: the client left: %r", stream.head.method, stream.head.path, error)
-        return True
 
 
 def _awaitable(called: Any) -> Awaitable[Any]:

@@ -10,13 +10,12 @@ from __future__ import annotations
 import sys
 from typing import Any, TypeVar, cast
 
-from kyoukai.exceptions import InterfaceError, PeerGone, WebSocketDisconnected
+from kyoukai.exceptions import InterfaceError, PeerGone
 
 __all__ = (
     "RSGIProtocolClosed",
     "RSGIProtocolError",
     "RSGIRangeError",
-    "comes_of_leaving",
     "make_error",
 )
 
@@ -65,20 +64,3 @@ def make_error(kind: type[_Error], message: str) -> _Error:
         namespace = {"__doc__": kind.__doc__, "__module__": kind.__module__}
         both = _both[kind, theirs] = type(kind.__name__, (kind, theirs), namespace)
     return cast(_Error, both(message))
-
-
-def comes_of_leaving(error: BaseException | None) -> bool:
-    """
-    Whether each of an error's roots is one that says that the client is gone.
-
-    Frameworks put errors of their own around it, and task groups put several together.
-    """
-    for _ in range(64):
-        if error is None:
-            break
-        if isinstance(error, PeerGone | WebSocketDisconnected):
-            return True
-        if isinstance(error, BaseExceptionGroup):
-            return all(comes_of_leaving(each) for each in error.exceptions)
-        error = error.__cause__ or error.__context__
-    return False

@@ -28,7 +28,8 @@ from kyoukai.interfaces.rsgi_fields import (
     known_fields,
     status_of,
 )
-from kyoukai.interfaces.rsgi_sending import Answer, StreamTransport, begin
+from kyoukai.interfaces.rsgi_sending import Answer, StreamTransport
+from kyoukai.interfaces.stepping import begin
 from kyoukai.rules import check_response_head
 from kyoukai.stream import CLOSED, RESET
 

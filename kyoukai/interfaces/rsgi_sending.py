@@ -5,8 +5,7 @@ How the answers of RSGI applications go out, when they cannot go out at once.
 from __future__ import annotations
 
 import asyncio
-import types
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -19,47 +18,11 @@ from kyoukai.rules import bodyless
 from kyoukai.stream import OPEN, StreamState
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Coroutine, Generator
+    from collections.abc import Awaitable
 
     from kyoukai.interfaces.rsgi_fields import Fields
 
-__all__ = ("DONE", "Answer", "StreamTransport", "begin", "rest_of")
-
-#: What ``next`` returns of a coroutine that has ended. (``send`` would raise ``StopIteration``,
-#: which takes longer than all the rest.)
-DONE: Final = object()
-
-
-def begin(step: Coroutine[Any, Any, None]) -> Awaitable[None] | None:
-    """
-    Take a step of a stream as far as it goes without waiting.
-
-    What it raises by then is raised here.
-
-    :return: None if that was all of it, else what is left of it, to be awaited by a task
-    """
-    waited = next(step.__await__(), DONE)
-    return None if waited is DONE else rest_of(step, waited)
-
-
-@types.coroutine
-def rest_of(step: Coroutine[Any, Any, None], waited: Any) -> Generator[Any, Any, None]:
-    """
-    Go on with a step that has begun.
-
-    :param step: the step
-    :param waited: what it waits for
-    """
-    try:
-        while True:
-            try:
-                value = yield waited
-            except BaseException as error:
-                waited = step.throw(error)
-            else:
-                waited = step.send(value)
-    except StopIteration:
-        pass
+__all__ = ("Answer", "StreamTransport")
 
 
 class Answer(msgspec.Struct, eq=False):  # made for each request: twice as fast so

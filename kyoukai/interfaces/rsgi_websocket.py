@@ -15,7 +15,8 @@ from kyoukai.exceptions import (
 from kyoukai.interfaces.hosted_socket import HostedSocket
 from kyoukai.interfaces.rsgi_errors import RSGIProtocolClosed, RSGIProtocolError, make_error
 from kyoukai.interfaces.rsgi_fields import as_bytes, encoded
-from kyoukai.interfaces.rsgi_sending import Answer, begin
+from kyoukai.interfaces.rsgi_sending import Answer
+from kyoukai.interfaces.stepping import begin
 from kyoukai.ws.codes import ABNORMAL, NORMAL
 from kyoukai.ws.messages import BINARY, TEXT
 

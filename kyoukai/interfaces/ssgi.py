@@ -17,6 +17,7 @@ from kyoukai.interfaces.ssgi_headers import RequestHeaders, address_of, server_a
 from kyoukai.interfaces.ssgi_http import SSGIHttpResponse
 from kyoukai.interfaces.ssgi_negotiation import NegotiatedInterface, SSGIFramework
 from kyoukai.interfaces.ssgi_websocket import SSGIWebSocket
+from kyoukai.rules import reason
 from kyoukai.wsgi import application_path
 
 if TYPE_CHECKING:
@@ -157,7 +158,9 @@ class SsgiInterface(Hosted):
             try:
                 await self._failed(stream, error)
             except BodyError as refusal:  # the client's doing
-                await answer_plainly(stream, refusal.status, f"{refusal}.")
+                phrase = reason(refusal.status).decode()
+                page = f"{phrase}\n{str(refusal).rstrip('.')}."
+                await answer_plainly(stream, refusal.status, page)
         except PeerGone:
             pass
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from kyoukai.exceptions import InterfaceError, PeerGone, WebSocketDisconnected
 from kyoukai.interfaces.ssgi_headers import extensions_of
-from kyoukai.interfaces.ssgi_sending import begin
+from kyoukai.interfaces.stepping import begin
 from kyoukai.stream import RESET
 
 if TYPE_CHECKING:

@@ -20,9 +20,9 @@ from kyoukai.interfaces.ssgi_sending import (
     Later,
     SendQueue,
     Settled,
-    begin,
     payload_of,
 )
+from kyoukai.interfaces.stepping import begin
 from kyoukai.rules import bodyless
 from kyoukai.stream import CLOSED, RESET
 

@@ -9,7 +9,6 @@ come meanwhile queue behind it.
 from __future__ import annotations
 
 import asyncio
-import types
 from collections import deque
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
@@ -18,7 +17,7 @@ from kyoukai.exceptions import InterfaceError, PeerGone
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Coroutine, Generator
 
-__all__ = ("GONE", "MOST_WAITING", "SENT", "Later", "SendQueue", "Settled", "begin", "payload_of")
+__all__ = ("GONE", "MOST_WAITING", "SENT", "Later", "SendQueue", "Settled", "payload_of")
 
 T = TypeVar("T")
 
@@ -71,37 +70,6 @@ class Later:
 
     def __await__(self) -> Generator[Any, None, Any]:
         return self._wait(*self._arguments).__await__()
-
-
-@types.coroutine
-def _rest(step: Coroutine[Any, Any, T], waited: Any) -> Generator[Any, Any, T]:
-    """Go on with a step that has begun, and now waits."""
-    try:
-        while True:
-            try:
-                value = yield waited
-            except BaseException as error:
-                waited = step.throw(error)
-            else:
-                waited = step.send(value)
-    except StopIteration as end:
-        result: T = end.value
-        return result
-
-
-def begin(step: Coroutine[Any, Any, T]) -> Awaitable[T] | None:
-    """
-    Take a step as far as it goes without waiting.
-
-    What it raises by then is raised here.
-
-    :return: None if that was all of it, else what is left of it, to be awaited by a task
-    """
-    try:
-        waited = step.send(None)
-    except StopIteration:
-        return None
-    return _rest(step, waited)
 
 
 class SendQueue:

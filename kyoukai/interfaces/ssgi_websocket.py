@@ -19,9 +19,9 @@ from kyoukai.interfaces.ssgi_sending import (
     MOST_WAITING,
     SENT,
     Later,
-    begin,
     payload_of,
 )
+from kyoukai.interfaces.stepping import begin
 from kyoukai.stream import CLOSED, RESET
 from kyoukai.ws.codes import ABNORMAL, FAILED, NORMAL
 from kyoukai.ws.messages import BINARY, TEXT

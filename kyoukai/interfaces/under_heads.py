@@ -298,7 +298,9 @@ def own_headers(headers: Sequence[Header]) -> tuple[list[Header], int | None]:
         lower = name.lower()
         if lower == b"content-length":
             if not value.isdigit() or (length is not None and length != int(value)):
-                raise InvalidResponse(f"content-length {value[:80]!r} is no number")
+                raise InvalidResponse(
+                    f"content-length {value[:80]!r} is no number, or not the only one"
+                )
             length = int(value)
         elif lower not in _NOT_OURS:
             kept.append((lower, value))

@@ -155,7 +155,8 @@ class Exchange:
                     size += len(data)
                 data = b"".join(pieces)
         except StreamError as error:
-            return error
+            # From Python 3.12 on, its frames would lead back to those here that hold it.
+            return error.with_traceback(None)
         return data, stream.receiving is CLOSED and not stream.buffered
 
     async def _carry_out(self, kind: int, *what: Any) -> None:

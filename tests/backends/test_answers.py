@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 
-from kyoukai.backends.answers import ResponseHeads, http_date, reason, refusal, response_heads
+from kyoukai.backends.answers import ResponseHeads, http_date, refusal, response_heads
 from kyoukai.exceptions import InvalidResponse
+from kyoukai.rules import reason
 
 
 class Time:

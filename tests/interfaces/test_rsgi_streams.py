@@ -370,6 +370,24 @@ async def test_client_disconnect(wire: str, caplog: Any) -> None:
     assert not lines_of(caplog)
 
 
+async def test_client_disconnect_when_the_client_sends_no_more() -> None:
+    """A client that has closed its socket may look just so."""
+    ends: list[str] = []
+
+    async def app(scope: Any, proto: Any) -> None:
+        await proto.client_disconnect()
+        ends.append(scope.path)
+        proto.response_str(200, [TEXT], "it may read on")
+
+    async with hosted(app) as peer:
+        peer.request("GET", "/half")
+        await turns()
+        assert not ends
+        peer.transport.feed_eof()
+        assert (await peer.response()).text == "it may read on"
+    assert ends == ["/half"]
+
+
 @wires
 async def test_client_disconnect_resolves_at_the_end_of_the_response(wire: str) -> None:
     """Nobody waits for ever on a connection that stays."""

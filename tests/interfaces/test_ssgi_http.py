@@ -286,7 +286,7 @@ BROKEN: list[tuple[Callable[..., Any], str, str]] = [
     (shorter_than_declared, "send(): the body is 1 bytes shorter than declared", "cut"),
     (whole_and_not_as_declared, "the body has 4 bytes, its Content-Length says 3", "500"),
     (total_and_another_length, "total_size is 4, and the Content-Length 3", "500"),
-    (bad_length, "content-length b'x' is no number", "500"),
+    (bad_length, "content-length b'x' is no number, or not the only one", "500"),
     (split_header, "header 'x' has an illegal value b'a\\r\\n\\r\\nb'", "500"),
     (wrong_handler, "on_aborted() takes a callable, not str", "500"),
     (wrong_work, "run_async() cannot call str", "500"),

@@ -433,7 +433,7 @@ async def test_an_application_that_ends_itself(peer: str, caplog: pytest.LogCapt
         with pytest.raises(ConnectionError):
             await client.response()
     gc.collect()
-    assert lines_of(caplog) == ["GET /: the application was cancelled"]
+    assert lines_of(caplog) == ["GET /: ssgi application site:app was cancelled"]
 
 
 def test_members_have_the_signatures_of_the_draft() -> None:

@@ -136,7 +136,7 @@ async def test_requests_in_progress_end_before_the_application(
     await began.wait()
     assert await lifespan.end() == {"type": "lifespan.shutdown.complete"}
     assert log == ["up", "cancelled", "down"]
-    with pytest.raises(StreamError, match="the server is stopping"):
+    with pytest.raises(StreamError, match="must close this connection: cancelled"):
         await communicator.wait()
     assert lines_of(caplog) == []
 

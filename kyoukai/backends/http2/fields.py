@@ -21,8 +21,8 @@ from hpack.huffman_table import (
 )
 from hpack.table import HeaderTable
 
-from kyoukai.backends.answers import HOP_BY_HOP, ResponseHeads
-from kyoukai.rules import Header
+from kyoukai.backends.answers import ResponseHeads
+from kyoukai.rules import HOP_BY_HOP, Header
 
 __all__ = ("SIZE_UPDATE", "FieldDecoder", "ResponseBlocks", "block_of", "response_blocks")
 

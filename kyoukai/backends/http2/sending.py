@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING
 from h2.errors import ErrorCodes
 from h2.stream import StreamClosedBy
 
-from kyoukai.backends.answers import content_length
 from kyoukai.backends.base import PART, BaseProtocol
 from kyoukai.backends.connections import Component
 from kyoukai.backends.http2.connection import ServerConnection
@@ -31,7 +30,7 @@ from kyoukai.backends.http2.wire import (
     frame_head,
 )
 from kyoukai.exceptions import InvalidResponse, PeerGone
-from kyoukai.rules import bodyless
+from kyoukai.rules import bodyless, content_length
 from kyoukai.stream import CLOSED, IDLE, OPEN, StreamState
 
 if TYPE_CHECKING:
