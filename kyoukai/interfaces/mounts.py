@@ -168,9 +168,9 @@ def _enter(head: RequestHead, mount: Mount) -> None:
         head.root_path = inner
         return
     head.root_path = mount.root_path
-    head.path = mount.root_path + head.path[len(inner) :]
+    head.path = mount.root_path + head.path[len(inner) :] or "/"
     # Below the prefix, escapes stay as they are; above, a byte may be one, or not.
     raw, position = head.raw_path, 0
     for _ in inner.encode():
         position += 3 if raw[position : position + 1] == b"%" else 1
-    head.raw_path = quote(mount.root_path).encode() + raw[position:]
+    head.raw_path = quote(mount.root_path).encode() + raw[position:] or b"/"

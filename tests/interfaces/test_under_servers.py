@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 APPLICATION = r"""
 import asyncio
 import os
+import sys
 from kyoukai import HTTPRequestContext, Kyoukai, Response
 from kyoukai.interfaces.under_asgi import as_asgi
 from kyoukai.interfaces.under_wsgi import as_wsgi
@@ -43,7 +44,10 @@ async def before(ctx):
 
 @app.after_serving
 async def after(ctx):
-    await asyncio.to_thread(say, "down")
+    if (3, 12) <= sys.version_info < (3, 12, 2):  # which start no threads then (gh-113964)
+        say("down")
+    else:
+        await asyncio.to_thread(say, "down")
 
 
 @app.route("/about")
