@@ -163,7 +163,9 @@ class StreamState(RequestBody):
     tunnel: Tunnel | None = None
 
     _gone: asyncio.Future[None] | None = None
-    _input_closed: bool = False
+    #: Whether the client has closed its direction of a connection in the clear, after the request:
+    #: it may be gone.
+    input_is_closed: bool = False
     _input_counts: bool = False
     _length_left: int | None = None
     _bodyless: bool = False
@@ -397,7 +399,7 @@ class StreamState(RequestBody):
 
     def input_closed(self) -> None:
         """For the wire: the client has sent all it will send, also for later requests."""
-        self._input_closed = True
+        self.input_is_closed = True
         if self._input_counts and self._gone is not None and not self._gone.done():
             self._gone.set_result(None)
 
@@ -412,7 +414,7 @@ class StreamState(RequestBody):
         if self.sending is RESET or self.receiving is RESET:
             return
         if or_closed_input:
-            if self._input_closed:
+            if self.input_is_closed:
                 return
             self._input_counts = True
         if self._gone is None:

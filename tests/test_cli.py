@@ -524,6 +524,7 @@ def test_the_default_limit_leaves_descriptors_free(start: Start) -> None:
         (("run", "app:app", "--set", "max_headers=x"), "max_headers must be of type int"),
         (("run", "app:app", "--set", "max_headers={"), "max_headers, line 1: "),
         (("run", "app:app", "--set", "h2_stream_window=0"), "h2_stream_window must be at least"),
+        (("run", "app:app", "--root-path", "x"), "'--root-path': root_path must start with '/'"),
         (("rum", "app:app"), "No such command 'rum'"),
     ],
 )
@@ -544,7 +545,6 @@ def test_usage(start: Start, arguments: tuple[str, ...], message: str) -> None:
         (("app:app", "--tls-bind", "127.0.0.1:0"), "certfile is missing"),
         (("app.py",), "'app.py' is no YAML file; name the application in it as app:app"),
         (("app:app", "--certfile", "none", "--keyfile", "none"), "certfile: cannot read 'none'"),
-        (("app:app", "--root-path", "x"), "root_path must start with '/'"),
         (("h2.yaml",), "h2.yaml: component: certfile is missing: TLS needs ssl_certfile and"),
         (
             ("app:app", "--certfile", "a.pem", "--keyfile", "a-key.pem", "--set", "ciphers=ALL"),

@@ -106,7 +106,7 @@ class AsgiInterface(Hosted):
         try:
             await self._call(self._scopes.http(stream.head), exchange.receive, exchange.send)
         except Exception as error:
-            if stream.sending is RESET and exchange.told:
+            if exchange.told and stream.sending is not CLOSED:
                 # It has been told that the client is gone, and made an error of its own of that.
                 logger.info(
                     "%s: asgi application %s failed after its client had left: %s",
@@ -114,13 +114,16 @@ class AsgiInterface(Hosted):
                     self.application_name,
                     describe(error),
                 )
+                stream.reset("the client is gone")
             elif not (stream.sending is RESET and self.is_of_leaving(stream, error)):
                 await self._failed(stream, error)
         except BaseException:
             self.sign(stream)
             raise
         else:
-            if stream.sending is not CLOSED:
+            if exchange.told and stream.sending is not CLOSED:
+                stream.reset("the client is gone")  # so it has been told, and has let it be
+            elif stream.sending is not CLOSED:
                 await self._returned_early(stream, exchange.what_is_due())
         finally:
             exchange.left = True

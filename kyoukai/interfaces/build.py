@@ -57,6 +57,8 @@ def make_interface(
     if name != "kyoukai" and isinstance(app, Kyoukai):
         raise TargetError(f"app: {source!r} is a Kyoukai application; interface must be kyoukai")
     if isinstance(factory, type) and issubclass(factory, Hosted):
+        if not (callable(app) or hasattr(app, "__rsgi__") or hasattr(app, "get_supported")):
+            raise TargetError(f"app: {source!r} is of type {_type(app)}, which cannot be called")
         return factory(app, config, context, name=source, max_body_size=max_body_size)
     made: Interface = factory(app, config, context)
     return made

@@ -152,7 +152,9 @@ class Hosted(ABC):
 
     async def _left_open(self, stream: StreamState) -> None:
         """The application has returned, and its answer is not complete."""
-        if stream.sending is IDLE:
+        if stream.input_is_closed:  # it may well have been told that the client is gone
+            stream.reset("the client is gone")
+        elif stream.sending is IDLE:
             self.complain(stream, "the application returned without an answer")
         elif stream.sending is OPEN:
             self.complain(stream, "the application returned before its answer was complete")

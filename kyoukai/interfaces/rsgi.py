@@ -128,7 +128,9 @@ class RsgiInterface(Hosted):
             await called
             if stream.sending is not CLOSED or protocol.rest is not None:
                 await protocol.complete()
-                if stream.sending is not CLOSED:
+                if protocol.told and stream.sending is not CLOSED:
+                    stream.reset("the client is gone")  # so it has been told, and has let it be
+                elif stream.sending is not CLOSED:
                     await self._left_open(stream)
         except Exception as error:
             await self._failed_http(protocol, error)

@@ -48,9 +48,11 @@ class HTTPProtocol(Answer, eq=False):
     One request's body, and its response.
 
     :param reading: whether the body has been asked for
+    :param told: whether the application knows that the client is gone
     """
 
     reading: bool = False
+    told: bool = False
 
     # -- The request's body --------------------------------------------------------------------
 
@@ -107,6 +109,7 @@ class HTTPProtocol(Answer, eq=False):
         stream = self.stream
         if stream.sending is not CLOSED and stream.sending is not RESET:
             await stream.disconnected(or_closed_input=True)
+            self.told = stream.sending is not CLOSED
 
     # -- Whole responses -----------------------------------------------------------------------
 

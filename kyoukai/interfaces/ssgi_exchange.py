@@ -235,8 +235,8 @@ class SsgiExchange:
             self._watcher = loop.create_task(self._until_gone(), name="kyoukai ssgi watcher")
 
     async def _until_gone(self) -> None:
-        await self._stream.disconnected()
-        if self._stream.sending is RESET:
+        await self._stream.disconnected(or_closed_input=True)
+        if self._stream.sending is RESET or self._stream.input_is_closed:
             self._notify()
 
     def _notify(self) -> None:

@@ -67,7 +67,8 @@ class SSGIHttpResponse(SsgiExchange):
     @property
     def aborted(self) -> bool:
         """Whether the client left, or the server gave the answer up, before it was complete."""
-        return self._stream.sending is RESET
+        stream = self._stream
+        return stream.sending is RESET or (stream.input_is_closed and stream.sending is not CLOSED)
 
     # -- The head ------------------------------------------------------------------------------
 

@@ -12,7 +12,18 @@ from talks import lines_of, turns
 from kyoukai.config import ServerConfig
 from kyoukai.interfaces.asgi import AsgiInterface
 from kyoukai.interfaces.rsgi import RsgiInterface
+from kyoukai.interfaces.ssgi import SsgiInterface
 from kyoukai.testing import Client
+
+
+def ssgi_of(application: Any) -> Any:
+    """Return an SSGI application of a coroutine function, which is told by its arguments."""
+
+    async def ssgi(a: Any, b: Any, c: Any, d: Any, e: Any, f: Any, g: Any, res: Any) -> None:
+        await application(res)
+
+    return ssgi
+
 
 CONFIG = ServerConfig(access_log=False, lifespan="off")
 UPLOAD = b"POST /up HTTP/1.1\r\nHost: x\r\nContent-Length: 10\r\n\r\n12345"
@@ -60,7 +71,7 @@ async def test_a_fault_while_the_client_is_there_is_an_error(
     assert "unhandled error in the application" in line
 
 
-@pytest.mark.parametrize("kind", ["asgi", "rsgi"])
+@pytest.mark.parametrize("kind", ["asgi", "rsgi", "ssgi"])
 async def test_who_waits_for_the_client_to_leave_hears_of_a_half_close(kind: str) -> None:
     """A client that closes its socket says no more than that it sends no more."""
     waiting, heard = asyncio.Event(), asyncio.Event()
@@ -79,7 +90,21 @@ async def test_who_waits_for_the_client_to_leave_hears_of_a_half_close(kind: str
         heard.set()
         proto.response_str(200, [], "still there?")
 
-    made: Any = AsgiInterface(asgi, CONFIG) if kind == "asgi" else RsgiInterface(rsgi, CONFIG)
+    async def ssgi(res: Any) -> None:
+        left = asyncio.Event()
+        res.on_aborted(lambda res: left.set())
+        assert not res.aborted
+        waiting.set()
+        await left.wait()
+        assert res.aborted
+        heard.set()
+        res.send("still there?")
+
+    made: Any = {
+        "asgi": AsgiInterface(asgi, CONFIG),
+        "rsgi": RsgiInterface(rsgi, CONFIG),
+        "ssgi": SsgiInterface(ssgi_of(ssgi), CONFIG),
+    }[kind]
     async with Client(made) as client:
         connection = client.connect()
         connection.send(GET)

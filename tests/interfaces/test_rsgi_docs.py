@@ -13,7 +13,7 @@ PAGE = (Path(__file__).parents[2] / "docs" / "rsgi.rst").read_text()
 
 #: What is no part of RSGI, and the server's.
 OWN = {"answered", "complete", "dropped", "interface", "lock", "reading", "rest", "run"}
-OWN |= {"send_file", "stream", "wake", "closed", "socket"}
+OWN |= {"send_file", "stream", "told", "wake", "closed", "socket"}
 
 
 def members(*classes: type) -> set[str]:
