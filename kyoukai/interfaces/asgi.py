@@ -27,7 +27,6 @@ if TYPE_CHECKING:
 
     from asphalt.core import Context
 
-    from kyoukai.config import ServerConfig
     from kyoukai.stream import StreamState
 
 __all__ = ("AsgiInterface", "as_asgi")
@@ -40,27 +39,17 @@ class AsgiInterface(Hosted):
     Answers streams by an ASGI application.
 
     :param app: the application; of version 3, or a double callable of version 2
-    :param config: the server's settings
-    :param context: the root context of the program
-    :param name: what messages call the application
-    :param max_body_size: the most bytes that the body of a request may have; None for no limit
+
+    The other parameters are those of :class:`~kyoukai.interfaces.hosted.Hosted`.
     """
 
     name = "asgi"
 
-    def __init__(
-        self,
-        app: Any,
-        config: ServerConfig,
-        context: Context | None = None,
-        *,
-        name: str = "",
-        max_body_size: int | None = None,
-    ) -> None:
-        super().__init__(app, config, context, name=name, max_body_size=max_body_size)
-        double = is_double_callable(app)
-        self._call = _single(app) if double else app
-        self._scopes = ScopeFactory(config, "2.0" if double else "3.0")
+    def set_up(self) -> None:
+        """Look at the application once, when the interface is made."""
+        double = is_double_callable(self.app)
+        self._call = _single(self.app) if double else self.app
+        self._scopes = ScopeFactory(self.config, "2.0" if double else "3.0")
         self._lifespan: Lifespan | None = None
 
     # -- Lifespan ------------------------------------------------------------------------------

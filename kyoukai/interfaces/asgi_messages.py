@@ -8,9 +8,10 @@ remembered, and the wire gets the same tuple each time, for which it remembers t
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from kyoukai.exceptions import InterfaceError, InvalidResponse
+from kyoukai.interfaces.fields import LENGTH_DIGITS, Fields
 from kyoukai.rules import check_response_head
 
 if TYPE_CHECKING:
@@ -29,27 +30,11 @@ __all__ = (
 )
 
 
-class Fields(NamedTuple):
-    """
-    Headers that an application wants to send.
-
-    :param headers: the headers, names in lower case
-    :param bare: the same without Content-Length
-    :param length: what the Content-Length says; None without one
-    """
-
-    headers: tuple[Header, ...]
-    bare: tuple[Header, ...]
-    length: int | None
-
-
 #: Headers that have been checked, as the application gave them.
 known_fields: dict[Any, Fields] = {}
 _REMEMBERED = 512
 #: Bytes of headers that are worth remembering.
 _SIZE = 4096
-#: Digits of a Content-Length.
-_DIGITS = 18
 
 
 def type_of(message: Any) -> str:
@@ -158,7 +143,7 @@ def _length_of(pairs: tuple[Header, ...]) -> int | None:
     if not lengths:
         return None
     value = lengths.pop()
-    if lengths or not value.isdigit() or len(value) > _DIGITS:
+    if lengths or not value.isdigit() or len(value) > LENGTH_DIGITS:
         raise InvalidResponse(f"content-length {value[:80]!r} is no number, or not the only one")
     return int(value)
 

@@ -71,8 +71,12 @@ class Hosted(ABC):
         self.context = context
         self.application_name = name or name_of_application(app)
         self.max_body_size = max_body_size
+        self.set_up()
 
     # -- What a kind defines -------------------------------------------------------------------
+
+    def set_up(self) -> None:  # noqa: B027 - not every kind has something to remember
+        """Look at the application once, when the interface is made."""
 
     @abstractmethod
     async def answer(self, stream: StreamState) -> None:

@@ -35,7 +35,6 @@ if TYPE_CHECKING:
 
     from asphalt.core import Context
 
-    from kyoukai.config import ServerConfig
     from kyoukai.interfaces.rsgi_sending import Answer
     from kyoukai.stream import StreamState
 
@@ -64,25 +63,15 @@ class RsgiInterface(Hosted):
 
     :param app: a coroutine function of scope and protocol, or an object that has one as
         ``__rsgi__``
-    :param config: the server's settings
-    :param context: the root context of the program
-    :param name: what messages call the application
-    :param max_body_size: the most bytes that the body of a request may have; None for no limit
+
+    The other parameters are those of :class:`~kyoukai.interfaces.hosted.Hosted`.
     """
 
     name = "rsgi"
 
-    def __init__(
-        self,
-        app: Any,
-        config: ServerConfig,
-        context: Context | None = None,
-        *,
-        name: str = "",
-        max_body_size: int | None = None,
-    ) -> None:
-        super().__init__(app, config, context, name=name, max_body_size=max_body_size)
-        self._function: Any = getattr(app, "__rsgi__", app)
+    def set_up(self) -> None:
+        """Look at the application once, when the interface is made."""
+        self._function: Any = getattr(self.app, "__rsgi__", self.app)
         self._life: Life | None = None
 
     # -- Its life ------------------------------------------------------------------------------

@@ -7,8 +7,9 @@ headers each time, and remembers the bytes that it has rendered for it.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
+from kyoukai.interfaces.fields import LENGTH_DIGITS, Fields
 from kyoukai.interfaces.rsgi_errors import RSGIProtocolError, make_error
 
 if TYPE_CHECKING:
@@ -17,27 +18,11 @@ if TYPE_CHECKING:
 __all__ = ("Fields", "as_bytes", "encoded", "fields_of", "known_fields", "status_of")
 
 
-class Fields(NamedTuple):
-    """
-    Headers that an application wants to send.
-
-    :param headers: the headers
-    :param bare: the same without Content-Length
-    :param length: what the Content-Length says; None without one
-    """
-
-    headers: tuple[Header, ...]
-    bare: tuple[Header, ...]
-    length: int | None
-
-
 #: Headers that have been sent before, by the pairs that the application gave.
 known_fields: dict[Any, Fields] = {}
 _REMEMBERED = 256
 #: Characters of headers that are worth remembering.
 _SIZE = 2048
-#: Digits of a Content-Length.
-_DIGITS = 18
 
 
 def fields_of(headers: Any, call: str) -> Fields:
@@ -77,7 +62,7 @@ def fields_of(headers: Any, call: str) -> Fields:
                 RSGIProtocolError, f"{call}: the header {pair!r:.80} cannot be encoded"
             ) from None
         if field[0].lower() == b"content-length":
-            length = int(value) if field[1].isdigit() and len(value) <= _DIGITS else -1
+            length = int(value) if field[1].isdigit() and len(value) <= LENGTH_DIGITS else -1
         encoded.append(field)
     fields = tuple(encoded)
     bare = fields

@@ -37,36 +37,25 @@ class SsgiInterface(Hosted):
 
     :param app: a callable of eight arguments, or an object with ``get_supported`` that chooses
         the interfaces to be called by
-    :param config: the server's settings
-    :param context: the root context of the program
-    :param name: what messages call the application
-    :param max_body_size: the most bytes that the body of a request may have; None for no limit
     :raises TargetError: in one line, if it is neither, or its choice cannot be had
     """
 
     name = "ssgi"
 
-    def __init__(
-        self,
-        app: Any,
-        config: ServerConfig,
-        context: Context | None = None,
-        *,
-        name: str = "",
-        max_body_size: int | None = None,
-    ) -> None:
-        super().__init__(app, config, context, name=name, max_body_size=max_body_size)
+    def set_up(self) -> None:
+        """Look at the application once, when the interface is made."""
+        app, limit = self.app, self.max_body_size
         #: The most bytes of a body that ``get_data`` keeps.
-        self.most_in_memory = config.max_body_size if max_body_size is None else max_body_size
+        self.most_in_memory = self.config.max_body_size if limit is None else limit
         #: What the application has chosen; None if it is a callable that chooses nothing.
         self.negotiated: NegotiatedInterface | None = None
         if callable(getattr(app, "get_supported", None)):
             self.negotiated = NegotiatedInterface(
                 app,
-                config,
-                context,
+                self.config,
+                self.context,
                 source=self.application_name,
-                max_body_size=max_body_size,
+                max_body_size=limit,
                 make=_make,
             )
             self.name = self.negotiated.name

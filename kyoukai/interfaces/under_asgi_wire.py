@@ -11,8 +11,9 @@ import asyncio
 from collections import deque
 from typing import TYPE_CHECKING, Any
 
-from kyoukai.exceptions import InterfaceError, PeerGone, StreamError, StreamStateError
+from kyoukai.exceptions import InterfaceError, PeerGone, StreamError
 from kyoukai.interfaces.under_heads import streamed_head, whole_answer
+from kyoukai.interfaces.under_no_tunnels import NoTunnels
 from kyoukai.stream import IDLE, OPEN
 
 if TYPE_CHECKING:
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
 __all__ = ("AsgiWire",)
 
 
-class AsgiWire:
+class AsgiWire(NoTunnels):
     """
     One HTTP request of an ASGI server.
 
@@ -268,26 +269,6 @@ class AsgiWire:
         """Give the stream up: an exception tells the server."""
         self.failure = error
         self._queue.clear()
-
-    # -- Tunnels, which HTTP has not -----------------------------------------------------------
-
-    def accept_upgrade(self, stream: StreamState, headers: Sequence[Header]) -> None:
-        """Not here: the stream is not upgradable."""
-        raise StreamStateError("an ASGI server upgrades no request")
-
-    def tunnel_write(self, stream: StreamState, data: bytes) -> None:
-        """Not here."""
-
-    def tunnel_waiting(self, stream: StreamState) -> int:
-        """Nothing waits."""
-        return 0
-
-    def tunnel_full(self, stream: StreamState) -> bool:
-        """Nothing waits."""
-        return False
-
-    def tunnel_end(self, stream: StreamState, complete: bool) -> None:
-        """Not here."""
 
 
 async def _end(task: asyncio.Task[None] | None) -> None:

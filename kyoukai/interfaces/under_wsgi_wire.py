@@ -16,8 +16,9 @@ from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any
 from wsgiref.util import is_hop_by_hop
 
-from kyoukai.exceptions import BodyMalformed, PeerGone, StreamError, StreamStateError
+from kyoukai.exceptions import BodyMalformed, PeerGone, StreamError
 from kyoukai.interfaces.under_heads import streamed_head, whole_answer
+from kyoukai.interfaces.under_no_tunnels import NoTunnels
 from kyoukai.stream import IDLE, OPEN, StreamState
 
 if TYPE_CHECKING:
@@ -171,7 +172,7 @@ class WsgiStream(StreamState):
         self.protocol.ask()
 
 
-class WsgiWire:
+class WsgiWire(NoTunnels):
     """
     The loop's half of a request: its stream's protocol.
 
@@ -318,26 +319,6 @@ class WsgiWire:
     def reset(self, stream: StreamState, error: str) -> None:
         """Give the stream up: an exception tells the server."""
         self.fail(error)
-
-    # -- Tunnels, which WSGI has not -----------------------------------------------------------
-
-    def accept_upgrade(self, stream: StreamState, headers: Sequence[Header]) -> None:
-        """Not here: the stream is not upgradable."""
-        raise StreamStateError("a WSGI server upgrades no request")
-
-    def tunnel_write(self, stream: StreamState, data: bytes) -> None:
-        """Not here."""
-
-    def tunnel_waiting(self, stream: StreamState) -> int:
-        """Nothing waits."""
-        return 0
-
-    def tunnel_full(self, stream: StreamState) -> bool:
-        """Nothing waits."""
-        return False
-
-    def tunnel_end(self, stream: StreamState, complete: bool) -> None:
-        """Not here."""
 
 
 def _texts(status: int, headers: Iterable[Header]) -> list[tuple[str, str]]:
