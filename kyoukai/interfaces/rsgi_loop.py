@@ -7,7 +7,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Awaitable, Callable
-from concurrent.futures import Future
+from concurrent.futures import CancelledError, Future
 from functools import partial
 from typing import Any, TypeVar
 
@@ -118,9 +118,10 @@ class _Own:
 
     def _wait(self, result: Future[T]) -> T:
         with self._lock:
-            self._waiting.add(result)
             if self._given_up:
                 result.cancel()
+                raise CancelledError  # even if it was quicker than we are
+            self._waiting.add(result)
         try:
             return result.result()
         finally:
