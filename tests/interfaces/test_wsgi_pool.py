@@ -60,6 +60,12 @@ def threads_of_pools() -> list[threading.Thread]:
     return [each for each in threading.enumerate() if each.name == "kyoukai-wsgi"]
 
 
+async def at_rest(site: Any) -> None:
+    """Wait until every thread that has answered has seen that nothing waits for it."""
+    while site.interface._pool.busy:
+        await asyncio.to_thread(lambda: None)
+
+
 @both
 @pytest.mark.parametrize("threads", [1, 2, 5, 16])
 async def test_all_threads_are_used_and_no_more(wire: str, threads: int) -> None:
@@ -87,8 +93,7 @@ async def test_short_requests_share_a_thread() -> None:
         for _ in range(50):
             peer.request()
             await peer.response()
-            while site.interface._pool.busy:  # its thread has yet to see that nothing waits
-                await asyncio.to_thread(lambda: None)
+            await at_rest(site)
         assert site.interface._pool.started == 1
     assert len(threads) == 1
 
@@ -109,8 +114,7 @@ async def test_the_thread_that_became_idle_last_is_the_next() -> None:
         await asyncio.gather(*[site.ask("GET", "/meet") for _ in range(4)])
         pool = site.interface._pool
         for _ in range(10):
-            while pool.busy:
-                await asyncio.to_thread(lambda: None)
+            await at_rest(site)
             await site.ask()
     assert len(threads) == 10
     assert len(set(threads)) == 1
@@ -140,6 +144,7 @@ async def test_more_than_the_queue_holds_get_503(wire: str, caplog: Any) -> None
         assert (await site.ask()).status == 200  # and there is room again
         assert app.called == 6
         assert len(lines_of(caplog)) == 1
+        await at_rest(site)
         app.go = Gate()
         app.begun = threading.Semaphore(0)
         again = [site.dial() for _ in range(6)]
