@@ -112,7 +112,6 @@ async def test_the_thread_that_became_idle_last_is_the_next() -> None:
 
     async with hosted(app) as site:
         await asyncio.gather(*[site.ask("GET", "/meet") for _ in range(4)])
-        pool = site.interface._pool
         for _ in range(10):
             await at_rest(site)
             await site.ask()
