@@ -5,7 +5,6 @@ RSGI 1.6, as Granian defines it: a coroutine function that is called once for ea
 from __future__ import annotations
 
 import inspect
-import logging
 from types import CoroutineType
 from typing import TYPE_CHECKING, Any
 
@@ -53,8 +52,6 @@ __all__ = (
     "WebsocketScope",
     "WebsocketTransport",
 )
-
-logger = logging.getLogger("kyoukai")
 
 
 class RsgiInterface(Hosted):

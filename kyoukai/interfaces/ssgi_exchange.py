@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Any
 
 from kyoukai.exceptions import InterfaceError, PeerGone, WebSocketDisconnected
@@ -47,7 +48,7 @@ class RunTask(asyncio.Task[Any]):
         super().add_done_callback(callback)
 
 
-class SsgiExchange:
+class SsgiExchange(ABC):
     """
     One request and what answers it.
 
@@ -239,9 +240,9 @@ class SsgiExchange:
         if self._stream.sending is RESET or self._stream.input_is_closed:
             self._notify()
 
+    @abstractmethod
     def _notify(self) -> None:
         """The client has left before it had its answer: call who wants to hear of it, once."""
-        raise NotImplementedError
 
 
 async def _call(handler: Any, arguments: tuple[Any, ...]) -> Any:
