@@ -86,21 +86,29 @@ def contest(
         rates = [figure.rate for figure in found]
         medians[name] = statistics.median(rates)
         rate = f"{medians[name]:,.0f} {unit}"
-        print(f"  {name:<28} {rate:>18} ({min(rates):,.0f} to {max(rates):,.0f}); {_cost(found)}")
-    (_, ours), *rivals = medians.items()
+        print(f"  {name:<28} {rate:>18} ({min(rates):,.0f} to {max(rates):,.0f}); {_effort(found)}")
+    (our_name, ours), *rivals = medians.items()
     promises = promised if isinstance(promised, Mapping) else {rivals[0][0]: promised}
     kept = True
     for name, theirs in rivals:
         least = promises.get(name)
         said = "for information" if least is None else f"promised: {least}"
-        print(f"  ratio {ours / theirs:.2f} to {name} ({said})", flush=True)
+        by_cost = _cost(figures[name]) / _cost(figures[our_name])
+        print(
+            f"  ratio {ours / theirs:.2f} to {name} ({said}); by processor time {by_cost:.2f}",
+            flush=True,
+        )
         kept &= least is None or ours / theirs >= least
     return kept
 
 
-def _cost(figures: list[Figure]) -> str:
+def _cost(figures: list[Figure]) -> float:
+    return statistics.median(figure.cost for figure in figures)
+
+
+def _effort(figures: list[Figure]) -> str:
     """Say what requests cost, and who was at the limit: it should be the server."""
-    cost = statistics.median(figure.cost for figure in figures) * 1e6
+    cost = _cost(figures) * 1e6
     each = f"{cost / 1000:.1f} ms" if cost > 1000 else f"{cost:.1f} µs"
     server = statistics.median(figure.busy for figure in figures)
     load = statistics.median(figure.load_busy for figure in figures)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import resource
 import subprocess
 import sys
 from collections.abc import Callable
@@ -13,7 +12,16 @@ from itertools import pairwise
 
 from contest import Figure, Load, Rounds, contest, timed
 from h2client import HUGE, Client
-from servers import ON_LOAD_CPU, folder, free_port, hypercorn, kyoukai, processor_time, running
+from servers import (
+    ON_LOAD_CPU,
+    children_time,
+    folder,
+    free_port,
+    hypercorn,
+    kyoukai,
+    processor_time,
+    running,
+)
 
 HELLO = ("/", b"Hello, world!")
 JSON = ("/users/12?q=1", b'{"id":12,"q":"1"}')
@@ -206,7 +214,7 @@ def h2load(port: int, requests: int, work: Work) -> Load:
     command += work.options
     if "-i" not in work.options:
         command.append(f"https://127.0.0.1:{port}{work.path}")
-    before = _children_time()
+    before = children_time()
     done = subprocess.run(command, capture_output=True, text=True)
     text = done.stdout
     finished = re.search(r"finished in \S+, ([\d.]+) req/s", text)
@@ -226,10 +234,4 @@ def h2load(port: int, requests: int, work: Work) -> Load:
             f"{' '.join(command)}"
         )
     rate = float(finished[1])
-    return Load(requests, rate, (_children_time() - before) * rate / requests)
-
-
-def _children_time() -> float:
-    """Return the seconds of processor that ended children have used."""
-    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return usage.ru_utime + usage.ru_stime
+    return Load(requests, rate, (children_time() - before) * rate / requests)

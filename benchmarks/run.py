@@ -27,6 +27,8 @@ import hosted_memory
 import http1
 import http2
 import memory
+import proxy_streams
+import proxying
 import websocket
 from contest import Rounds
 
@@ -47,6 +49,8 @@ PARTS: dict[str, Callable[[argparse.Namespace, Rounds], bool]] = {
     "rsgi-http1": lambda options, rounds: hosted.rsgi_http1(rounds),
     "wsgi-flask": lambda options, rounds: hosted.wsgi_flask(rounds),
     "ssgi-http1": lambda options, rounds: hosted.ssgi_http1(rounds),
+    "proxy-http1": lambda options, rounds: proxying.http1(rounds),
+    "proxy-streams": lambda options, rounds: proxy_streams.streams(),
     "memory-http1": lambda options, rounds: memory.http1(options.connections or 5000),
     "memory-http2": lambda options, rounds: memory.http2(options.connections or 2000),
     "memory-hosted": lambda options, rounds: hosted_memory.requests(rounds),

@@ -7,6 +7,7 @@ import contextlib
 import functools
 import os
 import re
+import resource
 import shutil
 import signal
 import socket
@@ -50,9 +51,10 @@ def kyoukai(
     *settings: str,
     tls: bool = False,
     app: str = "kyoukai_app:app",
-    interface: str = "kyoukai",
+    interface: str | None = "kyoukai",
 ) -> list[str]:
-    options = ["--interface", interface]
+    """Kyoukai with an application or, without an interface, in front of another server."""
+    options = [] if interface is None else ["--interface", interface]
     options += [part for setting in settings for part in ("--set", setting)]
     bind = f"127.0.0.1:{port}"
     where = ("--tls-bind", bind, *certificate()) if tls else ("--bind", bind)
@@ -102,8 +104,8 @@ def free_port() -> int:
 
 
 @contextlib.contextmanager
-def running(command: list[str], port: int) -> Iterator[int]:
-    """Run a server on its processor until the block ends; what it says is shown if that fails."""
+def running(command: list[str], port: int, cpu: int = SERVER_CPU) -> Iterator[int]:
+    """Run a server on a processor until the block ends; what it says is shown if that fails."""
     with tempfile.TemporaryFile(dir=folder()) as said:
         process = subprocess.Popen(
             command,
@@ -111,7 +113,7 @@ def running(command: list[str], port: int) -> Iterator[int]:
             stdout=said,
             stderr=said,
             start_new_session=True,
-            preexec_fn=lambda: os.sched_setaffinity(0, {SERVER_CPU}),
+            preexec_fn=lambda: os.sched_setaffinity(0, {cpu}),
         )
         try:
             _wait_for(process, port)
@@ -128,6 +130,8 @@ def running(command: list[str], port: int) -> Iterator[int]:
             except subprocess.TimeoutExpired:
                 os.killpg(process.pid, signal.SIGKILL)
                 process.wait()
+            with contextlib.suppress(ProcessLookupError):  # what it started ends with it
+                os.killpg(process.pid, signal.SIGKILL)
 
 
 def _wait_for(process: subprocess.Popen[bytes], port: int) -> None:
@@ -159,10 +163,30 @@ def _children(pid: int) -> list[int]:
     return found
 
 
+def children_time() -> float:
+    """Return the seconds of processor that this process's ended children have used."""
+    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return usage.ru_utime + usage.ru_stime
+
+
 def rss(pid: int) -> int:
     """Return a process's resident memory, in bytes."""
+    return _status(pid, "VmRSS")
+
+
+def peak_rss(pid: int) -> int:
+    """Return the most memory that a process has had since :func:`forget_peak`, in bytes."""
+    return _status(pid, "VmHWM")
+
+
+def forget_peak(pid: int) -> None:
+    """Let a process's peak begin anew."""
+    Path(f"/proc/{pid}/clear_refs").write_text("5")
+
+
+def _status(pid: int, name: str) -> int:
     text = Path(f"/proc/{pid}/status").read_text()
-    return int(re.search(r"VmRSS:\s+(\d+) kB", text)[1]) * 1024
+    return int(re.search(rf"{name}:\s+(\d+) kB", text)[1]) * 1024
 
 
 def open_files(pid: int) -> int:

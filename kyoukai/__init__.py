@@ -18,6 +18,8 @@ from kyoukai.exceptions import (
 )
 from kyoukai.media import BinaryBaseHandlerWS, TextBaseHandlerWS, WebSocketPayloadType
 from kyoukai.middleware import Middleware
+from kyoukai.proxied import ProxyResponse
+from kyoukai.proxy import Proxy
 from kyoukai.resource import Resource
 from kyoukai.route import Route
 from kyoukai.routegroup import RouteGroup
@@ -38,6 +40,8 @@ __all__ = (
     "Middleware",
     "OperationNotAllowed",
     "PayloadTypeError",
+    "Proxy",
+    "ProxyResponse",
     "Request",
     "Resource",
     "Response",

@@ -60,7 +60,8 @@ class Kyoukai:
     :param context_class: the class of requests' contexts
     :param pipeline_class: the class of the pipeline that handles requests
     :param middleware: a middleware, or several, the outermost first; see :meth:`add_middleware`
-    :param config: the application's own configuration, kept as ``app.config``
+    :param config: the application's own configuration, kept as ``app.config``; ``debug=True`` is
+        for development, see :attr:`debug`
     """
 
     route_matched = Signal(RouteMatchedEvent)
@@ -95,7 +96,6 @@ class Kyoukai:
         self.context_class = context_class or self.context_class
         self.pipeline_class = pipeline_class or self.pipeline_class
         self.config = config
-        self.debug: bool = bool(config.get("debug", False))
         #: The component that ``start`` made.
         self.component: Component | None = None
         #: Components that are started with the application, by alias: type and configuration.
@@ -124,6 +124,19 @@ class Kyoukai:
 
     def __repr__(self) -> str:
         return f"<Kyoukai {self.name!r}>"
+
+    @property
+    def debug(self) -> bool:
+        """
+        Whether developers look at it: ``config["debug"]``, as it is when a server starts.
+
+        Errors then show their traceback to browsers on the same machine.
+        """
+        return bool(self.config.get("debug", False))
+
+    @debug.setter
+    def debug(self, value: bool) -> None:
+        self.config["debug"] = value
 
     # -- The routing tree ----------------------------------------------------------------------
 

@@ -209,17 +209,20 @@ class KyoukaiBaseComponent(Component):
     def _check_unknown(self, unknown: Mapping[str, Any]) -> None:
         if not unknown:
             return
-        allowed = {
+        for key in unknown:
+            if key in ServerConfig.field_names():
+                raise ConfigurationError(f"unknown key {key!r}; it belongs under 'settings'")
+        check_keys(unknown, self._allowed_keys(), "key")
+
+    def _allowed_keys(self) -> set[str]:
+        """Return the keys that a configuration may have."""
+        return {
             name
             for cls in type(self).__mro__
             if issubclass(cls, KyoukaiBaseComponent) and "__init__" in vars(cls)
             for name, parameter in inspect.signature(cls.__init__).parameters.items()
             if name != "self" and parameter.kind is not parameter.VAR_KEYWORD
         }
-        for key in unknown:
-            if key in ServerConfig.field_names():
-                raise ConfigurationError(f"unknown key {key!r}; it belongs under 'settings'")
-        check_keys(unknown, allowed, "key")
 
     def _watch_connections(self) -> None:
         made, lost = self.connection_made, self.connection_lost

@@ -310,6 +310,17 @@ class RequestBody:
             "'async for chunk in request.chunks()' in a route with stream=True"
         )
 
+    def rewind(self) -> None:
+        """
+        Begin again with a body that was kept, for who passes it on after somebody has read it.
+
+        :raises StreamStateError: if some of it was taken, and not kept
+        """
+        if self._file is not None:
+            self._file.seek(0)
+        elif self.received > sum(map(len, self._chunks)) and self._body_error is None:
+            raise StreamStateError("some of the body was read and not kept: it cannot be passed on")
+
     def close(self) -> None:
         """Free what the body holds."""
         if self._file is not None:

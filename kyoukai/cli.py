@@ -25,6 +25,8 @@ from kyoukai.exceptions import ConfigurationError, KyoukaiError, TargetError, Un
 from kyoukai.interfaces.hosted import name_of_application
 from kyoukai.interfaces.recognition import recognise
 from kyoukai.mount import Mount, find_application
+from kyoukai.proxy import Proxy, is_upstream
+from kyoukai.proxy_component import unfold
 from kyoukai.route import WEBSOCKET
 from kyoukai.server.address import Address
 from kyoukai.server.loading import Application, load_yaml, parse_yaml
@@ -221,8 +223,9 @@ def run_command(
     """
     Run TARGET until it is told to stop.
 
-    TARGET is module:attribute, or an Asphalt YAML file. ADDR is HOST:PORT, [V6]:PORT, unix:PATH or
-    fd://N. What is given here comes before what the file says.
+    TARGET is module:attribute, an Asphalt YAML file, or the URL of a server that requests are
+    passed on to (http://HOST:PORT, https://HOST:PORT or unix:PATH). ADDR is HOST:PORT, [V6]:PORT,
+    unix:PATH or fd://N. What is given here comes before what the file says.
     """
     given = {name: value for name, value in options.items() if value not in (None, ())}
     _add_folders(target, app_dir)
@@ -250,12 +253,14 @@ def cert_command(folder: Path, force: bool) -> None:
 @_app_dir
 @_service
 def routes_command(target: str, app_dir: Path | None, service: str | None) -> None:
-    """Print the routing table of TARGET: module:attribute, or an Asphalt YAML file."""
+    """Print the routing table of TARGET: module:attribute, an Asphalt YAML file, or a URL."""
     _add_folders(target, app_dir)
     application = _find_application(target, service)
     tables: list[tuple[str, list[tuple[str, ...]]]] = []
     made: dict[str, Any] = {}
     for _, config in find_components(application.component):
+        if "upstreams" in config:
+            config = unfold(config)
         named = config.get("app", "")
         app = find_application(named, bool(config.get("factory")), made)
         mounts = [Mount.from_setting(*entry) for entry in (config.get("mounts") or {}).items()]
@@ -286,13 +291,16 @@ def version_command() -> None:
 
 
 def _find_application(target: str, service: str | None) -> Application:
+    if is_upstream(target):
+        return Application({"type": "kyoukai_proxy", "upstreams": target})
     if target.endswith((".yaml", ".yml")) or Path(target).is_file():
         if not Path(target).exists():
             raise click.UsageError(f"there is no file {target!r}")
         return load_yaml(Path(target), service)
     if not is_target(target):
         raise click.UsageError(
-            f"{target!r} is no target; write module:attribute, or the name of a YAML file"
+            f"{target!r} is no target; write module:attribute, the name of a YAML file, or the URL"
+            " of a server"
         )
     return Application({"type": "kyoukai", "app": target})
 
@@ -352,6 +360,8 @@ def _title(app: Any, target: Any) -> str:
 def _source(app: Any, target: Any) -> str:
     if isinstance(target, str):
         return target
+    if isinstance(target, Proxy):
+        return f"proxy to {', '.join(target.upstreams)}"
     return app.name if isinstance(app, Kyoukai) else name_of_application(app)
 
 

@@ -9,15 +9,14 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
-import ipaddress
-import re
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from kyoukai.config_checks import check_ranges, convert_field
 from kyoukai.exceptions import ConfigurationError
 
-__all__ = ("ServerConfig", "check_keys", "nearest_name")
+__all__ = ("ServerConfig", "check_keys", "convert_field", "nearest_name")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -135,6 +134,17 @@ class ServerConfig:
 
     h2_control_rate: float = 20.0
     """Such frames a second that it may go on with."""
+
+    # -- Upgrades -----------------------------------------------------------------------------
+
+    upgrade_tokens: tuple[str, ...] = ("websocket",)
+    """
+    Protocols that clients may ask to go on with, in lower case: in ``Upgrade`` on HTTP/1.1, in
+    ``:protocol`` on HTTP/2. There must be something behind the server that speaks them, such as
+    the upstream of a proxy; others than ``websocket`` are of no use without. On HTTP/1.1, all other
+    upgrades are ignored; on HTTP/2 they are answered 501. Without ``websocket`` there are no
+    WebSockets, and with an empty list no upgrades at all. The one to ``h2c`` does not belong here.
+    """
 
     # -- WebSockets ---------------------------------------------------------------------------
 
@@ -268,6 +278,52 @@ class ServerConfig:
     wsgi_queue: int = 1024
     """Requests that may wait for one of these threads. Beyond: 503 with Retry-After."""
 
+    compress: bool = False
+    """
+    Whether whole answers of native handlers are compressed (gzip) for clients that accept it; see
+    :doc:`responses`.
+    """
+
+    compress_min_size: int = 1024
+    """Bytes that an answer must have to be compressed."""
+
+    compress_types: tuple[str, ...] = (
+        "text/*",
+        "application/javascript",
+        "application/json",
+        "application/manifest+json",
+        "application/wasm",
+        "application/xml",
+        "application/*+json",
+        "application/*+xml",
+        "font/otf",
+        "font/ttf",
+        "image/bmp",
+        "image/svg+xml",
+    )
+    """Media types of answers that are compressed; ``*`` stands for any characters."""
+
+    compress_credentialed: bool = False
+    """
+    Whether answers are compressed that may hold a secret: to requests with ``Cookie``,
+    ``Authorization`` or a client's certificate, or with ``Set-Cookie``. :doc:`responses` says why
+    they should not.
+    """
+
+    security_headers: tuple[str, ...] = ()
+    """
+    Headers of all answers of native handlers that do not have them: ``"Name: value"``, or
+    ``default`` for those that :doc:`responses` lists. ``Strict-Transport-Security`` is sent over
+    TLS only.
+    """
+
+    error_pages: Mapping[str, str] | None = None
+    """
+    Paths of the pages of errors that no error handler answers, by status: ``404``, ``5xx``, or
+    ``default`` for all others. ``$status``, ``$reason``, ``$description`` and ``$path`` in them are
+    filled in.
+    """
+
     access_log: bool = True
     """Whether each answer gets a line in the ``kyoukai.access`` log."""
 
@@ -281,9 +337,9 @@ class ServerConfig:
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
-            value = _convert(field.name, field.type, getattr(self, field.name))
+            value = convert_field(field.name, field.type, getattr(self, field.name))
             object.__setattr__(self, field.name, value)
-        _check_ranges(self)
+        check_ranges(self)
 
     @classmethod
     def from_mapping(cls, settings: Mapping[str, Any]) -> ServerConfig:
@@ -327,112 +383,3 @@ def check_keys(given: Iterable[str], allowed: Collection[str], what: str) -> Non
             near = nearest_name(str(key), allowed)
             hint = f"; did you mean {near!r}?" if near else f"; known: {', '.join(sorted(allowed))}"
             raise ConfigurationError(f"unknown {what} {key!r}{hint}")
-
-
-#: Settings whose least value is not 0.
-_MINIMUM: dict[str, float] = {
-    "backlog": 1,
-    "h2_max_concurrent_streams": 1,
-    "h2_stream_window": 1024,
-    "h2_connection_window": 65535,
-    "h2_reset_burst": 1,
-    "h2_control_burst": 10,
-    "max_connections": 1,
-    "max_head_size": 256,
-    "max_target_size": 1,
-    "max_headers": 1,
-    "max_pipelined": 1,
-    "read_buffer_size": 1024,
-    "write_buffer_size": 1024,
-    "handler_threads": 1,
-    "wsgi_threads": 1,
-    "max_form_parts": 1,
-    "ws_max_message_size": 1,
-    "ws_max_fragments": 1,
-    "ws_ping_burst": 1,
-    "ws_write_limit": 1024,
-}
-
-#: Time-outs that would never let anything happen if they were 0.
-_ABOVE_ZERO = (
-    "tls_handshake_timeout",
-    "header_timeout",
-    "keep_alive_timeout",
-    "send_stall_timeout",
-    "ws_close_timeout",
-)
-
-
-#: A scheme, a host and perhaps a port; the port of the scheme itself is not named (RFC 6454).
-_ORIGIN = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://[^/@\s?#]+")
-
-#: The largest window that HTTP/2 knows (RFC 9113 section 6.9.1).
-_LARGEST_WINDOW = 2**31 - 1
-
-
-def _check_ranges(config: ServerConfig) -> None:
-    for field in dataclasses.fields(config):
-        value = getattr(config, field.name)
-        if isinstance(value, bool) or not isinstance(value, int | float):
-            continue
-        minimum = _MINIMUM.get(field.name, 0)
-        if not value >= minimum:  # also refuses NaN
-            raise ConfigurationError(f"{field.name} must be at least {minimum}, not {value}")
-        if field.name.endswith("_window") and value > _LARGEST_WINDOW:
-            raise ConfigurationError(f"{field.name} must be at most {_LARGEST_WINDOW}")
-        if field.name in _ABOVE_ZERO and value == 0:
-            raise ConfigurationError(f"{field.name} must be greater than 0")
-    if config.client_cert_optional and config.client_ca is None:
-        raise ConfigurationError("client_ca is missing: client_cert_optional is for it")
-    for proxy in config.trusted_proxies:
-        if proxy in ("*", "unix"):
-            continue
-        try:
-            ipaddress.ip_network(proxy, strict=False)
-        except ValueError:
-            raise ConfigurationError(
-                f"trusted_proxies: {proxy!r} is no address, no network, and neither 'unix' nor '*'"
-            ) from None
-    for origin in config.ws_origins:
-        if origin not in ("*", "null") and not _ORIGIN.fullmatch(origin):
-            raise ConfigurationError(
-                f"ws_origins: {origin!r} is no origin such as 'https://example.com', and not '*'"
-            )
-    if config.root_path and (not config.root_path.startswith("/") or config.root_path[-1] == "/"):
-        raise ConfigurationError("root_path must start with '/' and must not end with it")
-    if config.lifespan not in ("auto", "on", "off"):
-        raise ConfigurationError(f"lifespan must be auto, on or off, not {config.lifespan!r}")
-    header = config.server_header
-    if header is not None and (not header.isascii() or not header.isprintable()):
-        raise ConfigurationError("server_header must be printable ASCII")
-
-
-def _convert(name: str, declared: Any, value: Any) -> Any:
-    """Return the value in its declared type, or refuse it."""
-    optional = declared.endswith(" | None")
-    kind = declared.removesuffix(" | None")
-    if value is None:
-        if optional:
-            return None
-        raise ConfigurationError(f"{name} must not be empty")
-    if name == "unix_mode" and isinstance(value, str):
-        try:
-            return int(value, 8)
-        except ValueError:
-            raise ConfigurationError(f"unix_mode must be octal, not {value!r}") from None
-    if name == "lifespan" and isinstance(value, bool):  # on and off, to some readers of YAML
-        return "on" if value else "off"
-    if kind == "tuple[str, ...]":
-        values = (value,) if isinstance(value, str) else value
-        if isinstance(values, list | tuple) and all(isinstance(item, str) for item in values):
-            return tuple(values)
-        raise ConfigurationError(f"{name} must be a list of strings, not {value!r}")
-    if kind == "bool" and isinstance(value, bool):
-        return value
-    if kind == "int" and isinstance(value, int) and not isinstance(value, bool):
-        return value
-    if kind == "float" and isinstance(value, int | float) and not isinstance(value, bool):
-        return float(value)
-    if kind == "str" and isinstance(value, str):
-        return value
-    raise ConfigurationError(f"{name} must be of type {kind}, not {value!r}")

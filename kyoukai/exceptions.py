@@ -22,6 +22,9 @@ Every error that Kyoukai raises, in one tree::
     ├── MediaError                  something cannot be read or written as its media type
     ├── OperationNotAllowed         a WebSocket is not in the state for this
     ├── ProtocolError               the client's bytes break HTTP; carries an HTTP status
+    ├── UpstreamError               a proxy's server fails, or cannot be reached; carries a status
+    │   ├── UpstreamTimeout         504
+    │   └── UpstreamBusy            503
     └── ExpectingNoResponse         a handler has taken the connection over
 """
 
@@ -49,6 +52,9 @@ __all__ = (
     "StreamStateError",
     "TargetError",
     "UnknownKindError",
+    "UpstreamBusy",
+    "UpstreamError",
+    "UpstreamTimeout",
     "WebSocketDisconnected",
 )
 
@@ -207,6 +213,29 @@ class ProtocolError(KyoukaiError):
         super().__init__(detail)
         self.status = status
         self.detail = detail
+
+
+class UpstreamError(KyoukaiError):
+    """
+    A server that a proxy passes requests on to cannot be reached, or does not answer in HTTP.
+
+    :param message: what happened, for the log
+    """
+
+    #: The HTTP status that answers this error.
+    status: int = 502
+
+
+class UpstreamTimeout(UpstreamError):
+    """The server has not answered within ``connect_timeout`` or ``read_timeout``."""
+
+    status = 504
+
+
+class UpstreamBusy(UpstreamError):
+    """All connections that a proxy may have to a server are in use."""
+
+    status = 503
 
 
 class ExpectingNoResponse(KyoukaiError):

@@ -6,21 +6,28 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final, cast
 
 from werkzeug.exceptions import (
+    BadGateway,
     BadRequest,
+    GatewayTimeout,
     HTTPException,
     InternalServerError,
+    ServiceUnavailable,
     default_exceptions,
 )
 from werkzeug.wrappers import Response as WerkzeugResponse
 
+from kyoukai.debugger import Debugger
+from kyoukai.error_pages import ErrorPages
 from kyoukai.exceptions import (
     BodyError,
     ExpectingNoResponse,
     MediaError,
     PeerGone,
+    UpstreamError,
     WebSocketDisconnected,
 )
 from kyoukai.routing import UpgradeRequired
@@ -29,6 +36,10 @@ from kyoukai.util import wrap_response
 from kyoukai.wrappers import Response
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from kyoukai.app import Kyoukai
+    from kyoukai.config import ServerConfig
     from kyoukai.context import HTTPRequestContext
     from kyoukai.route import Route
     from kyoukai.websocket import WebSocket
@@ -38,10 +49,10 @@ __all__ = (
     "THROUGH",
     "FailureHandler",
     "InsufficientStorage",
-    "error_response",
     "gone",
     "internal_error",
     "name_of",
+    "safely",
 )
 
 logger = logging.getLogger("kyoukai")
@@ -58,13 +69,27 @@ class InsufficientStorage(HTTPException):
 
 
 class FailureHandler(ResponseSender):
-    """The part of the pipeline that answers errors."""
+    """
+    The part of the pipeline that answers errors.
+
+    :param app: the application; if its ``debug`` is on now, there is a debugger
+    :param settings: the server's settings
+    :raises ConfigurationError: if an error page cannot be used
+    """
+
+    def __init__(self, app: Kyoukai, settings: ServerConfig) -> None:
+        self.app = app
+        self.settings = settings
+        #: What a client sees of errors that no error handler answers.
+        self.error_pages = ErrorPages(settings.error_pages)
+        #: What a developer sees of them; None unless the application is in debug mode.
+        self.debugger = Debugger(app.name) if app.debug else None
 
     async def handle_error(
         self, ctx: HTTPRequestContext, error: BaseException, ws: WebSocket | None = None
     ) -> WerkzeugResponse:
         """
-        Turn what was raised into a response, by the nearest error handler or Werkzeug's.
+        Turn what was raised into a response, by the nearest error handler or the error's page.
 
         :param ctx: the context; its blueprint is where the search for a handler begins
         :param error: what was raised
@@ -72,6 +97,17 @@ class FailureHandler(ResponseSender):
         :raises ExpectingNoResponse: if an error handler has taken the connection over
         :raises PeerGone: if the client left while an error handler ran
         """
+        try:
+            return await self._answer_error(ctx, error, ws)
+        except (ExpectingNoResponse, PeerGone, *THROUGH):
+            raise
+        except BaseException as failure:  # an error that fails when it is looked at
+            logger.exception("%s: %s has no answer", name_of(ctx.request), safely(error, repr))
+            return self.internal_error(ctx.request, failure if ws is None else None)
+
+    async def _answer_error(
+        self, ctx: HTTPRequestContext, error: BaseException, ws: WebSocket | None
+    ) -> WerkzeugResponse:
         if isinstance(error, PeerGone):
             return gone()
         blueprint = ctx.bp or self.app.root
@@ -79,26 +115,30 @@ class FailureHandler(ResponseSender):
             if not blueprint.expects(error):
                 logger.warning("%s: %s", name_of(ctx.request), error)
                 return gone()
-        elif isinstance(error, BodyError | MediaError | UpgradeRequired):
+        elif isinstance(error, BodyError | MediaError | UpgradeRequired | UpstreamError):
             error = self._translate(ctx, error)
         if isinstance(error, HTTPException) and error.code is None:
-            return error_response(ctx, error)  # abort(response): an answer, not an error
+            return self.error_response(ctx, error)  # abort(response): an answer, not an error
         handler = blueprint.get_errorhandler(error)
         if handler is None and not isinstance(error, HTTPException):
             # Nobody has said that they expect this one: it is a fault of the application.
             logger.error("%s failed", name_of(ctx.request), exc_info=error)
-            error = InternalServerError(original_exception=error)
+            original = error
+            error = InternalServerError(original_exception=original)
             handler = blueprint.get_errorhandler(error)
+            if handler is None:
+                return self.internal_error(ctx.request, original if ws is None else None)
         if handler is None:
-            return error_response(ctx, cast(HTTPException, error))
+            return self.error_response(ctx, cast(HTTPException, error))
         try:
             return await self.invoke_error_handler(handler, ctx, error, ws)
         except (ExpectingNoResponse, PeerGone, *THROUGH):
             raise
         except HTTPException as second:
-            return error_response(ctx, second)
-        except BaseException:
+            return self.error_response(ctx, second)
+        except BaseException as failure:
             logger.exception("error handler %s failed", handler.name)
+            failed = failure
         internal = InternalServerError()
         last = blueprint.get_errorhandler(internal)
         if last is not None and last is not handler:
@@ -108,7 +148,7 @@ class FailureHandler(ResponseSender):
                 raise
             except BaseException:
                 logger.exception("error handler %s failed", last.name)
-        return internal_error()
+        return self.internal_error(ctx.request, failed if ws is None else None)
 
     async def invoke_error_handler(
         self,
@@ -135,14 +175,58 @@ class FailureHandler(ResponseSender):
             response.status_code = code or 500
         return response
 
+    # -- Answers without the application -------------------------------------------------------
+
+    def error_response(self, ctx: HTTPRequestContext, error: HTTPException) -> WerkzeugResponse:
+        """
+        Return the response of an HTTP error itself.
+
+        :param ctx: the context
+        :param error: the error, perhaps of a class of the application's
+        """
+        try:
+            response = self.error_pages.respond(error, ctx.request)
+            if not isinstance(response, WerkzeugResponse):
+                raise TypeError(f"get_response returned {type(response).__name__}")
+            return response
+        except THROUGH:
+            raise
+        except BaseException as failure:
+            logger.exception("%s: %s has no response", name_of(ctx.request), safely(error, repr))
+            return self.internal_error(ctx.request, failure)
+
+    def internal_error(
+        self, request: Request | None = None, error: BaseException | None = None
+    ) -> WerkzeugResponse:
+        """
+        Return the answer when nothing else can be said: 500, and nothing of what has happened.
+
+        :param request: the request
+        :param error: what has happened, for the debugger; it has been logged
+        """
+        try:
+            if self.debugger is not None and request is not None and error is not None:
+                page = self.debugger.show(request, error)
+                if page is not None:
+                    return page
+            return self.error_pages.respond(InternalServerError(), request)
+        except Exception:  # a request that fails when it is looked at
+            logger.exception("the page for 500 failed")
+            return internal_error()
+
     def _translate(
-        self, ctx: HTTPRequestContext, error: BodyError | MediaError | UpgradeRequired
+        self,
+        ctx: HTTPRequestContext,
+        error: BodyError | MediaError | UpgradeRequired | UpstreamError,
     ) -> BaseException:
-        """Return the HTTP error that says what is wrong with the request, if it is that."""
+        """Return the HTTP error that says what is wrong, if it is no fault of the application's."""
         translated: BaseException = error
         if isinstance(error, BodyError):
             known: dict[int, type[HTTPException]] = {**default_exceptions, 507: InsufficientStorage}
             translated = known[error.status](_sentence(error))
+        elif isinstance(error, UpstreamError):
+            if not (ctx.bp or self.app.root).expects(error):
+                translated = _UPSTREAM_ERRORS[error.status]()
         elif isinstance(error, MediaError):
             if error.received and not (ctx.bp or self.app.root).expects(error):
                 translated = BadRequest(_sentence(error))
@@ -155,26 +239,40 @@ class FailureHandler(ResponseSender):
         return translated
 
 
+#: What a client is told of a server behind us. (The log says more.)
+_UPSTREAM_ERRORS: dict[int, Callable[[], HTTPException]] = {
+    502: BadGateway,
+    503: partial(ServiceUnavailable, retry_after=1),
+    504: GatewayTimeout,
+}
+
+
 def name_of(request: Request) -> str:
     """Return what a request is called in the log."""
-    ctx = request.context
-    route = getattr(ctx, "route", None)
-    name = "request" if route is None else f"route {route.name}"
-    return f"{name} ({request.method} {request.path!r})"
+    try:
+        ctx = request.context
+        route = getattr(ctx, "route", None)
+        name = "request" if route is None else f"route {route.name}"
+        return f"{name} ({request.method} {request.path!r})"
+    except Exception:  # a class of the application's
+        return "request"
+
+
+def safely(value: object, text_of: Callable[[Any], str] = str) -> str:
+    """
+    Return an object as text for the log, whatever its class makes of that.
+
+    :param text_of: ``str`` or ``repr``
+    """
+    try:
+        return text_of(value)
+    except Exception:
+        return f"<{type(value).__qualname__} without a text>"
 
 
 def internal_error() -> WerkzeugResponse:
-    """Return the answer when nothing else can be said."""
+    """Return the plainest answer."""
     return InternalServerError().get_response()
-
-
-def error_response(ctx: HTTPRequestContext, error: HTTPException) -> WerkzeugResponse:
-    """Return the response of an HTTP error itself."""
-    try:
-        return error.get_response(ctx.environ)
-    except Exception:  # a class of the application's with a page of its own
-        logger.exception("%s: %r has no response", name_of(ctx.request), error)
-        return internal_error()
 
 
 def gone() -> WerkzeugResponse:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from kyoukai.config import check_keys
 from kyoukai.exceptions import ConfigurationError
+from kyoukai.proxy import Proxy, is_upstream
 from kyoukai.targets import call_factory, load_target
 
 if TYPE_CHECKING:
@@ -25,7 +26,8 @@ class Mount:
 
     :param prefix: the path that it begins with, on whole segments: ``/admin`` takes ``/admin`` and
         ``/admin/x``, and not ``/administrator``; ``/`` takes what nothing else does
-    :param app: the application, or ``module:attribute`` that leads to one
+    :param app: the application, ``module:attribute`` that leads to one, a
+        :class:`~kyoukai.proxy.Proxy`, or the URL of a server that requests are passed on to
     :param interface: its kind; ``auto`` finds out
     :param factory: whether ``app`` is to be called, without arguments, for the application
     :param lifespan: ``auto``, ``on`` or ``off``; by default the server's ``lifespan``
@@ -81,12 +83,15 @@ class Mount:
         Make a mount of an entry of ``mounts``, as YAML gives it.
 
         :param prefix: its key
-        :param value: the application alone, or a mapping of the parameters
+        :param value: the application alone, or a mapping of the parameters; one with
+            ``upstreams`` has the settings of a proxy
         :raises ConfigurationError: in one line that names the prefix and the key
         """
         if not isinstance(value, Mapping):
             value = {"app": value}
         try:
+            if "upstreams" in value:
+                value = _with_proxy(value)
             check_keys(value, _KEYS, "key")
         except ConfigurationError as error:
             raise ConfigurationError(f"mounts: {prefix}: {error}") from None
@@ -124,11 +129,14 @@ def find_application(app: Any, factory: bool, made: dict[str, Any]) -> Any:
     """
     Return an application.
 
-    :param app: the application, its factory, or ``module:attribute`` that leads to either
+    :param app: the application, its factory, ``module:attribute`` that leads to either, or the URL
+        of a server, for a proxy
     :param factory: whether it is a factory
     :param made: what factories have made, by their targets: each is called once for a program
     :raises TargetError: in one line, if it cannot be had
     """
+    if is_upstream(app) and not factory:
+        return Proxy(app)
     if not isinstance(app, str):
         return call_factory(app, repr(app)) if factory else app
     if not factory:
@@ -136,6 +144,16 @@ def find_application(app: Any, factory: bool, made: dict[str, Any]) -> Any:
     if app not in made:
         made[app] = call_factory(load_target(app), repr(app))
     return made[app]
+
+
+def _with_proxy(value: Mapping[str, Any]) -> dict[str, Any]:
+    """Make a proxy of those keys of a mount that are its settings."""
+    if "app" in value:
+        raise ConfigurationError("give either app or upstreams")
+    known = Proxy.field_names()
+    check_keys(value, (*known, "max_body_size"), "key")
+    proxy = Proxy.from_mapping({key: value[key] for key in value if key in known})
+    return {"app": proxy, **{key: value[key] for key in value if key not in known}}
 
 
 def _checked_prefix(prefix: Any) -> str:

@@ -72,5 +72,10 @@ async def settle(
             await refuse(stream, 500, "")
         elif stream.sending is OPEN:
             stream.reset("the answer is not whole")
+        elif stream.is_raw:  # our direction has ended, the client's perhaps not
+            if error is None:
+                stream.leave()
+            else:
+                stream.reset("cancelled")
     except PeerGone:
         pass

@@ -16,10 +16,19 @@ from typing import TYPE_CHECKING
 from werkzeug.routing import RequestRedirect
 from werkzeug.wrappers import Response as WerkzeugResponse
 
+from kyoukai.conditional import has_validator
 from kyoukai.context import HTTPRequestContext, replace, reset_current, set_current
-from kyoukai.exceptions import BodyTooLarge, ExpectingNoResponse, InvalidResponse, PeerGone
-from kyoukai.failures import THROUGH, InsufficientStorage, gone, internal_error, name_of
+from kyoukai.exceptions import (
+    BodyTooLarge,
+    ExpectingNoResponse,
+    InvalidResponse,
+    PeerGone,
+    UpstreamError,
+)
+from kyoukai.failures import THROUGH, InsufficientStorage, gone, internal_error, name_of, safely
+from kyoukai.proxied import ProxyResponse
 from kyoukai.route import UNSET
+from kyoukai.sending import response_lines
 from kyoukai.sockets import SocketPipeline
 from kyoukai.steps import announce
 from kyoukai.stream import CLOSED, IDLE
@@ -50,12 +59,18 @@ class RequestPipeline(SocketPipeline):
 
     def __init__(self, app: Kyoukai, settings: ServerConfig) -> None:
         super().__init__(app, settings)
-        self._lean = not app.overrides_processing and all(
-            getattr(type(self), step) is getattr(RequestPipeline, step) for step in _STEPS
-        )
         # Only the ordinary response class is known to say what a plain answer says.
         self._plain = app.response_class is Response
         self._new_request = app.request_class
+
+    def _finalizers_changed(self) -> None:
+        """Decide once whether requests may take the short way."""
+        self._lean = (
+            not self._finalizes_all
+            and self.debugger is None
+            and not self.app.overrides_processing
+            and all(getattr(type(self), step) is getattr(RequestPipeline, step) for step in _STEPS)
+        )
 
     # -- The steps -----------------------------------------------------------------------------
 
@@ -92,12 +107,17 @@ class RequestPipeline(SocketPipeline):
 
         :param response: a response to send instead of handling the request
         """
+        if response is None and self.debugger is not None:
+            response = await self.debugger.answer(request, self.in_thread)
         if response is None:
             try:
                 response = await self.app.process_request(request, request.parent_context)
             except ExpectingNoResponse:
                 return
         assert request.state is not None
+        if isinstance(response, ProxyResponse) and response.is_upgrade:
+            await self.handle_connection_upgrade(request, response)
+            return
         response = await self.finalize_response(response, request)
         await self.send_response(response, request.state, request)
 
@@ -136,9 +156,9 @@ class RequestPipeline(SocketPipeline):
             raise
         except PeerGone:
             return gone()
-        except BaseException:
+        except BaseException as error:
             logger.exception("%s failed", name_of(request))
-            response = internal_error()
+            response = self.internal_error(request, error)
         if processor is not None:
             try:
                 response = await processor(response)
@@ -156,12 +176,6 @@ class RequestPipeline(SocketPipeline):
         if not isinstance(ctx, HTTPRequestContext):
             return response
         return await self.pass_back(ctx, response)
-
-    async def finalize_response(
-        self, response: WerkzeugResponse, request: Request | None = None
-    ) -> WerkzeugResponse:
-        """Give a response its last touches before it is sent."""
-        return response
 
     async def send_response(
         self,
@@ -185,21 +199,68 @@ class RequestPipeline(SocketPipeline):
                 ctx.exception = error
             if isinstance(error, (PeerGone, *THROUGH)):
                 raise
-            if not disable_logging:
+            if not (disable_logging or isinstance(error, UpstreamError)):  # which has been logged
                 illegal = isinstance(error, InvalidResponse | UnicodeError)
                 logger.error(
                     "%s: its response cannot be sent: %s",
                     stream.head.target.decode("latin-1") if request is None else
                     name_of(request),
-                    error,
+                    safely(error),
                     exc_info=None if illegal else error,
                 )  # fmt: skip
             if stream.sending is not IDLE:
                 stream.reset("the response is not whole")
                 return
-            await self.send_on(internal_error(), stream, request)
+            await self._send_internal_error(error, stream, request)
+
+    async def _send_internal_error(
+        self, error: BaseException, stream: StreamState, request: Request | None
+    ) -> None:
+        """Send a 500 in place of a response that cannot be sent, without trailers of its own."""
+        response = self.internal_error(request, error)
+        try:
+            response = await self.finalize_response(response, request)
+            await self.send_on(response, stream, None)
+        except (PeerGone, *THROUGH):
+            raise
+        except BaseException:
+            logger.exception("%s: its 500 cannot be sent", name_of(request) if request else "500")
+            if stream.sending is IDLE:
+                await self.send_on(internal_error(), stream, None)
+            else:
+                stream.reset("the response is not whole")
+
+    async def handle_connection_upgrade(
+        self,
+        request: Request,
+        response: ProxyResponse,
+        protocol_receive_timeout: float | None = None,
+        protocol_receive_buffer: int | None = None,
+    ) -> None:
+        """
+        Accept an upgrade to which a proxy's server has agreed, and pass bytes on both ways.
+
+        :param request: the client's request
+        :param response: the server's answer, 101
+        :param protocol_receive_timeout: seconds without a byte after which both sides are closed;
+            by default the proxy's setting
+        :param protocol_receive_buffer: bytes that may wait in each direction; by default the
+            proxy's setting
+        """
+        try:
+            headers = response_lines(response.headers)
+            await response.source.converse(
+                headers, protocol_receive_timeout, protocol_receive_buffer
+            )
+        finally:
+            response.close()
 
     # -- The short way -------------------------------------------------------------------------
+
+    @property
+    def is_bare(self) -> bool:
+        """Whether a proxy's answer may pass without becoming a response: nobody looks at it."""
+        return self._lean and not self.app.root.uses_middleware
 
     async def run(self, stream: StreamState) -> None:
         """Answer a stream: what the interface calls."""
@@ -220,7 +281,10 @@ class RequestPipeline(SocketPipeline):
                 if not stream.send_now(*answer):
                     await stream.send_response(*answer)
             else:
-                await self.send_response(self.as_response(answer), stream, request)
+                response = self.as_response(answer)
+                if has_validator(response.headers):
+                    response = await self.finalize_response(response, request)
+                await self.send_response(response, stream, request)
         except ExpectingNoResponse:
             pass
         except InvalidResponse:  # of a plain answer; the long way says what is wrong
@@ -243,6 +307,9 @@ class RequestPipeline(SocketPipeline):
                 if answer is not None:
                     return wrap_response(answer, app.response_class, app.media_handlers)
             if stream is not None:
+                if stream.forward is not None:
+                    forwarded: WerkzeugResponse = await stream.forward(request)
+                    return forwarded
                 head = stream.head
                 path = application_path(head) if head.root_path else head.path
                 if path == "*":

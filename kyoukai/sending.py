@@ -6,13 +6,15 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-from collections.abc import Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from contextvars import copy_context
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from kyoukai.exceptions import InvalidResponse
-from kyoukai.rules import bodyless
+from kyoukai.exceptions import InvalidResponse, StreamError
+from kyoukai.proxied import ProxyResponse
+from kyoukai.rules import bodyless, check_trailers
+from kyoukai.stream import IDLE
 from kyoukai.wsgi import create_wsgi_environment
 
 if TYPE_CHECKING:
@@ -21,13 +23,13 @@ if TYPE_CHECKING:
     from kyoukai.app import Kyoukai
     from kyoukai.config import ServerConfig
     from kyoukai.rules import Header
-    from kyoukai.stream import Payload, StreamState
+    from kyoukai.stream import StreamState
     from kyoukai.wrappers import Request
 
     #: An answer that needs no ``Response``: status, constant headers, body.
     Plain = tuple[int, tuple[Header, ...], bytes]
 
-__all__ = ("ResponseSender",)
+__all__ = ("ResponseSender", "response_lines")
 
 _END = object()
 
@@ -37,6 +39,10 @@ class ResponseSender:
 
     app: Kyoukai
     settings: ServerConfig
+
+    #: Seconds that the head of a streamed answer waits for the first bytes of its body. If there is
+    #: an error before them, the client gets a 500 and not a head without a body.
+    head_delay: float = 1.0
 
     # -- Threads -------------------------------------------------------------------------------
 
@@ -93,27 +99,70 @@ class ResponseSender:
         trailers = _trailers(request)
         run: Callable[..., Any] = copy_context().run  # an iterable's steps share one context
         try:
-            headers = _pairs(response.get_wsgi_headers(environ))
+            headers = response_lines(response.get_wsgi_headers(environ))
             status = response.status_code
+            proxied = response if isinstance(response, ProxyResponse) else None
             if response.is_sequence and not trailers:
                 body = b"".join(response.iter_encoded())
                 await stream.send_response(status, headers, body)
                 return
             if trailers:
+                check_trailers(response_lines(trailers))
                 headers = [pair for pair in headers if pair[0].lower() != b"content-length"]
-            stream.send_head(status, headers)
-            if not bodyless(stream.head.method, status):
-                source: Any = response.response
-                if hasattr(source, "__aiter__"):
-                    async for chunk in source:
-                        await stream.send_data(_encode(chunk))
-                else:
-                    step = partial(run, next, response.iter_encoded(), _END)
-                    while (chunk := await self._run_in_thread(step)) is not _END:
-                        await stream.send_data(_encode(chunk))
-            await stream.end(_pairs(_trailers(request)))
+            if bodyless(stream.head.method, status):
+                stream.send_head(status, headers)
+            else:
+                at_once = proxied is not None and proxied.is_passed_on
+                await self._send_pieces(
+                    self._pieces(response, run), stream, status, headers, at_once
+                )
+            last = response_lines(_trailers(request))
+            if proxied is not None and proxied.is_passed_on:
+                last += proxied.source.trailers
+            await stream.end(last)
         finally:
             await self._close(response, run)
+
+    def _pieces(
+        self, response: WerkzeugResponse, run: Callable[..., Any]
+    ) -> Callable[[], Awaitable[Any]]:
+        """Return what gets the next piece of a body, or ``_END``."""
+        source: Any = response.response
+        if hasattr(source, "__aiter__"):
+            iterator = aiter(source)
+            return lambda: anext(iterator, _END)
+        return partial(self._run_in_thread, partial(run, next, response.iter_encoded(), _END))
+
+    async def _send_pieces(
+        self,
+        next_piece: Callable[[], Awaitable[Any]],
+        stream: StreamState,
+        status: int,
+        headers: list[Header],
+        at_once: bool,
+    ) -> None:
+        """
+        Send a head and the pieces of a body.
+
+        :param next_piece: gets a piece, or ``_END``
+        :param at_once: whether the head does not wait for the first piece
+        """
+        piece: Any = b""
+        if at_once:
+            stream.send_head(status, headers)
+        else:
+            loop = asyncio.get_running_loop()
+            timer = loop.call_later(self.head_delay, _send_head_early, stream, status, headers)
+            try:
+                while piece is not _END and not len(piece):
+                    piece = _encode(await next_piece())
+            finally:
+                timer.cancel()
+            if stream.sending is IDLE:
+                stream.send_head(status, headers)
+        while piece is not _END:
+            await stream.send_data(piece)
+            piece = _encode(await next_piece())
 
     async def _close(self, response: WerkzeugResponse, run: Callable[..., Any]) -> None:
         """Close a response and what it iterates over, where that ran."""
@@ -141,16 +190,31 @@ def _trailers(request: Request | None) -> Any:
     return request.context.__dict__.get("trailers", ())
 
 
-def _pairs(headers: Iterable[tuple[str, str]]) -> list[Header]:
+def response_lines(headers: Iterable[tuple[str, str]]) -> list[Header]:
+    """
+    Return headers as a stream takes them.
+
+    :param headers: names and values
+    :raises InvalidResponse: if one cannot be on the wire
+    """
     try:
         return [(name.encode("ascii"), value.encode("latin-1")) for name, value in headers]
     except UnicodeEncodeError as error:
         raise InvalidResponse(f"a header is not in Latin-1: {error.object!r}") from None
 
 
-def _encode(chunk: Any) -> Payload:
+def _send_head_early(stream: StreamState, status: int, headers: list[Header]) -> None:
+    """Send a head whose body has not come; if that fails, whoever sends it next hears of it."""
+    if stream.sending is IDLE:
+        try:
+            stream.send_head(status, headers)
+        except StreamError:
+            pass
+
+
+def _encode(chunk: Any) -> Any:
     if isinstance(chunk, str):
         return chunk.encode()
-    if isinstance(chunk, bytes | bytearray | memoryview):
+    if chunk is _END or isinstance(chunk, bytes | bytearray | memoryview):
         return chunk
     raise TypeError(f"a streamed body yields str or bytes, not {type(chunk).__name__}")

@@ -62,8 +62,9 @@ class SocketPipeline(PipelineSteps):
         except HandshakeError as error:
             refusal = HTTPException(error.detail)
             refusal.code = error.status
-            response = refusal.get_response(request.environ)
+            response = self.error_pages.respond(refusal, request)
             response.headers.extend(error.headers)
+            response = await self.finalize_response(response, request)
             await self.send_on(response, stream, request)
             return
         request.pipeline = self
@@ -188,6 +189,7 @@ class SocketPipeline(PipelineSteps):
             return
         if response.status_code < 300:
             response.status_code = otherwise
+        response = await self.finalize_response(response, ws.request)
         await self.send_on(response, ws.stream, ws.request)
         ws.denied()
 

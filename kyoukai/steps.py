@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from kyoukai.context import HTTPRequestContext, context_factory, listens
 from kyoukai.exceptions import PeerGone
-from kyoukai.failures import THROUGH, FailureHandler, name_of
+from kyoukai.failures import THROUGH, name_of, safely
+from kyoukai.finalisation import Finaliser
 from kyoukai.util import wrap_response
 
 if TYPE_CHECKING:
@@ -29,7 +30,7 @@ __all__ = ("PipelineSteps", "announce")
 logger = logging.getLogger("kyoukai")
 
 
-class PipelineSteps(FailureHandler):
+class PipelineSteps(Finaliser):
     """
     What requests and sockets share.
 
@@ -38,8 +39,7 @@ class PipelineSteps(FailureHandler):
     """
 
     def __init__(self, app: Kyoukai, settings: ServerConfig) -> None:
-        self.app = app
-        self.settings = settings
+        super().__init__(app, settings)
         #: The Asphalt context that the requests' contexts are children of; None: the current one.
         self.parent_context: Context | None = None
         context_class = app.context_class
@@ -136,7 +136,9 @@ class PipelineSteps(FailureHandler):
                 pass
             except BaseException:
                 logger.exception(
-                    "%s: process_response of %r failed", name_of(ctx.request), bound.middleware
+                    "%s: process_response of %s failed",
+                    name_of(ctx.request),
+                    safely(bound.middleware, repr),
                 )
         return response
 

@@ -108,7 +108,7 @@ class Wire(Protocol):
         """Send some of the body."""
 
     async def end(self, stream: StreamState, trailers: Sequence[Header]) -> None:
-        """Finish the response."""
+        """Finish the response, or our direction of a raw tunnel."""
 
     def reset(self, stream: StreamState, error: str) -> None:
         """Give the stream up, so that the client cannot take what it got for a whole answer."""
@@ -131,6 +131,9 @@ class Wire(Protocol):
     def tunnel_end(self, stream: StreamState, complete: bool) -> None:
         """
         Close a tunnel once all is sent; then ``Tunnel.ended`` is called.
+
+        A raw tunnel, our direction of which is closed already, is none from then on: what the
+        client still sends is dropped, as after any early answer.
 
         :param complete: whether the client has said that it sends no more
         """
@@ -161,8 +164,15 @@ class StreamState(RequestBody):
     upgradable: bool = False
     #: What takes the bytes of a tunnel.
     tunnel: Tunnel | None = None
+    #: What makes the response of a native stream instead of a route: a proxy's way to its servers.
+    forward: Callable[[Any], Awaitable[Any]] | None = None
+    #: Whether it is a raw tunnel: its bytes are received and sent as those of bodies are, and each
+    #: direction ends by itself.
+    is_raw: bool = False
 
     _gone: asyncio.Future[None] | None = None
+    #: Of a raw tunnel: done when the server is stopping.
+    _stopping: asyncio.Future[None] | None = None
     #: Whether the client has closed its direction of a connection in the clear, after the request:
     #: it may be gone.
     input_is_closed: bool = False
@@ -186,6 +196,8 @@ class StreamState(RequestBody):
         A stream whose response is complete, or that was reset, is over; its task goes on.
         """
         over = self.sending is CLOSED or self.sending is RESET
+        if self.is_raw and self.receiving is OPEN:
+            over = False  # only our direction is
         self._give_up()
         if self.tunnel is not None and not over:
             self.tunnel.lost()
@@ -215,10 +227,21 @@ class StreamState(RequestBody):
         """
         Make the stream a tunnel: 101 on HTTP/1.1 (RFC 9110 section 7.8), 200 on HTTP/2 (RFC 8441).
 
-        :param headers: headers of the answer, without Upgrade and Connection
+        Without a :class:`Tunnel` it is a raw one. ``receive`` returns the client's bytes, and
+        ``b""`` once it has closed its direction; ``send_data`` sends. ``end`` closes our direction
+        alone, and both where the transport cannot do that (HTTP/1.1 over TLS): what has come
+        can still be received then. When both are closed, the stream is over. ``reset`` cuts
+        it. An interface that returns without having done either has its stream reset; one that
+        returns while only the client's direction is open leaves what comes to be dropped.
+
+        A raw tunnel holds up the server's stop for ``graceful_timeout``: see :meth:`stopping`.
+
+        :param headers: headers of the answer, in their order; Upgrade and Connection are the
+            wire's to send, and left out
         :param tunnel: gets the client's bytes as they come; without one, ``receive`` returns them
         :raises InvalidResponse: for an illegal header
-        :raises StreamStateError: if the client has asked for no tunnel, or has its answer
+        :raises StreamStateError: if the client has asked for no tunnel, or has its answer, or if
+            the wire has no raw ones
         :raises PeerGone: if the client left
         """
         if self.sending is not IDLE:
@@ -226,15 +249,48 @@ class StreamState(RequestBody):
         if not self.upgradable:
             raise StreamStateError("the client has asked for no upgrade that can be had")
         check_trailers(headers)
-        self.upgradable = False
+        before = self.receiving
         self.sending = self.receiving = OPEN
         self.tunnel = tunnel
-        self.protocol.accept_upgrade(self, headers)
-        if tunnel is not None and self._chunks:  # the client did not wait
+        self.is_raw = tunnel is None
+        try:
+            self.protocol.accept_upgrade(self, headers)
+        except StreamStateError:
+            self.sending, self.receiving = IDLE, before
+            self.tunnel, self.is_raw = None, False
+            raise
+        self.upgradable = self.continue_expected = False
+        self.body_limit = None
+        if tunnel is None:
+            self._stopping = asyncio.get_running_loop().create_future()
+            self._file = None  # of the request's body, if anyone has asked for that
+        elif self._chunks:  # the client did not wait
             data, size = b"".join(self._chunks), self.buffered
             self._chunks = ()
             self.buffered = self.received = 0
             self.pass_on(data, size)
+
+    def going_away(self) -> None:
+        """For the wire: the server is stopping, which whoever has a tunnel must know."""
+        if self.tunnel is not None:
+            self.tunnel.going_away()
+        elif self._stopping is not None and not self._stopping.done():
+            self._stopping.set_result(None)
+
+    async def stopping(self) -> None:
+        """
+        Wait until the server is stopping: then a raw tunnel should come to its end.
+
+        :raises StreamStateError: if this is no raw tunnel; others are not told
+        """
+        if self._stopping is None:
+            raise StreamStateError("only a raw tunnel hears that the server is stopping")
+        await asyncio.shield(self._stopping)
+
+    def leave(self) -> None:
+        """Drop what still comes through a raw tunnel: nobody is there to receive it."""
+        if self.is_raw and self.receiving is OPEN:
+            self.protocol.tunnel_end(self, False)
 
     def pass_on(self, data: bytes, cost: int) -> None:
         """For the wire: bytes for the tunnel have come."""
@@ -371,6 +427,8 @@ class StreamState(RequestBody):
             if self._length_left:
                 raise InvalidResponse("the body is shorter than its Content-Length")
             if trailers:
+                if self.is_raw:
+                    raise InvalidResponse("a tunnel has no trailers")
                 check_trailers(trailers)
         except InvalidResponse:
             self.reset("the response is not whole")

@@ -10,7 +10,9 @@ from __future__ import annotations
 import asyncio
 import base64
 import ssl
-from contextlib import AsyncExitStack
+import threading
+from concurrent.futures import Future
+from contextlib import AsyncExitStack, contextmanager
 from dataclasses import dataclass, field
 from http.client import HTTPConnection, HTTPSConnection
 from typing import TYPE_CHECKING, Any
@@ -26,10 +28,10 @@ from kyoukai.rules import reason
 from kyoukai.testing import Client, ClientResponse
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable, Iterator
     from pathlib import Path
 
-__all__ = ("Site", "run_curl", "uses_site")
+__all__ = ("Site", "run_curl", "serving", "uses_site")
 
 #: The addresses that the documentation uses.
 PLAIN, SECURE = "http://127.0.0.1:8000/", "https://localhost:8443/"
@@ -199,6 +201,31 @@ def _over_http1(command: Command, port: int, context: ssl.SSLContext | None) -> 
     response.headers.extend(answer.getheaders())
     connection.close()
     return response
+
+
+@contextmanager
+def serving(app: Any) -> Iterator[str]:
+    """Serve an application in a thread, to whoever is on this machine; return its URL."""
+    started: Future[tuple[int, Callable[[], object]]] = Future()
+    settings = {"access_log": False, "trusted_proxies": ["127.0.0.1"]}
+
+    async def main() -> None:
+        component = KyoukaiComponent(app, bind="127.0.0.1:0", settings=settings)
+        loop, stop = asyncio.get_running_loop(), asyncio.Event()
+        async with Context() as context:
+            await component.start(context)
+            port = component.server.sockets[0].port
+            started.set_result((port, lambda: loop.call_soon_threadsafe(stop.set)))
+            await stop.wait()
+
+    thread = threading.Thread(target=asyncio.run, args=(main(),))
+    thread.start()
+    port, stop = started.result(10)
+    try:
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        stop()
+        thread.join()
 
 
 class _Exchange:

@@ -4,7 +4,8 @@ The documentation: its settings reference is whole, and its examples do what it 
 The Python blocks of a page are run in order, in one module. A ``console`` block with ``curl``
 commands after one that defines ``app`` is run against that application, and what comes back is
 compared with what the page shows (``...`` stands for anything). So is what ``python NAME.py``
-prints, where the page has a block of that name.
+prints, where the page has a block of that name. What a block ``back.py`` calls ``app`` is served at
+the address that proxies of the page pass requests on to.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ import sys
 import tomllib
 import types
 from configparser import ConfigParser
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -30,11 +31,11 @@ from xml.etree import ElementTree
 import pytest
 from asphalt.core.component import component_types
 from click import Group
-from curl_client import Site, run_curl, uses_site
+from curl_client import Site, run_curl, serving, uses_site
 from ruamel.yaml import YAML
 
 import kyoukai
-from kyoukai import H2KyoukaiComponent, KyoukaiComponent, ServerConfig
+from kyoukai import H2KyoukaiComponent, KyoukaiComponent, Proxy, ServerConfig
 from kyoukai.cli import cli
 from kyoukai.server.tls import write_certificate
 from kyoukai.testing import Client
@@ -45,6 +46,8 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
 PAGES = sorted(path.name for path in DOCS.glob("*.rst"))
+#: Where pages say that ``back.py`` is served.
+BACK = "http://127.0.0.1:9000"
 
 
 def load_reader() -> types.ModuleType:
@@ -186,10 +189,16 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize("page", [*PAGES, "../README.md"])
 def test_examples_of_page(page, monkeypatch, folder):
-    path = DOCS / page
+    with contextlib.ExitStack() as stack:
+        run_examples(DOCS / page, monkeypatch, folder, stack)
+
+
+def run_examples(path: Path, monkeypatch: Any, folder: Path, stack: contextlib.ExitStack) -> None:
     module = types.ModuleType("page")
     programs: dict[str, types.CodeType] = {}
-    for block in blocks_of(path):
+    back = BACK
+    for each in blocks_of(path):
+        block = replace(each, text=each.text.replace(BACK, back))
         place = f"{path}:{block.line}"
         if block.language == "python":
             code = compile("\n" * (block.line - 1) + block.text, str(path), "exec")
@@ -203,6 +212,8 @@ def test_examples_of_page(page, monkeypatch, folder):
             for name, value in vars(module).items():
                 if name.startswith("test_") and before.get(name) is not value:
                     value()
+            if block.caption == "back.py":
+                back = stack.enter_context(serving(module.app))
         elif block.language == "console":
             if "app" in vars(module) and is_session(block):
                 asyncio.run(run_session(module.app, block, place, folder))
@@ -249,7 +260,7 @@ def test_configurations_of_page(page):
 
 
 def components_of(config: dict[str, Any], alias: str = "") -> Iterator[tuple[Any, dict[str, Any]]]:
-    if "app" in config:
+    if "app" in config or "upstreams" in config:
         options = {name: value for name, value in config.items() if name != "type"}
         yield component_types.resolve(config.get("type", alias)), options
     for name, child in config.get("components", {}).items():
@@ -268,17 +279,31 @@ def test_configurations_know_both_components():
 
 def test_settings_reference_is_whole():
     reader = load_reader()
-    settings = reader.read_settings(reader.SOURCE.read_text())
-    assert tuple(setting.name for setting in settings) == ServerConfig.field_names()
-    defaults = ServerConfig()
-    for setting in settings:
-        assert setting.doc.endswith("."), setting.name
-        assert setting.section, setting.name
-        assert ast.literal_eval(setting.default) == getattr(defaults, setting.name)
+    settings = reader.read_settings("ServerConfig")
+    check_reference(settings, ServerConfig())
+    assert all(setting.section for setting in settings)
     text = reader.render(settings)
     for setting in settings:
         assert f".. confval:: {setting.name}\n" in text
-    assert ".. settings-reference::" in (DOCS / "settings.rst").read_text()
+    assert ".. settings-reference::\n" in (DOCS / "settings.rst").read_text()
+
+
+def test_reference_of_the_proxys_settings_is_whole():
+    reader = load_reader()
+    upstreams, *settings = reader.read_settings("Proxy")
+    assert (upstreams.name, upstreams.default) == ("upstreams", "")
+    check_reference([replace(upstreams, default="('unix:a',)"), *settings], Proxy("unix:a"))
+    text = reader.render([upstreams, *settings], no_index=True)
+    assert text.count("   :no-index:\n") == len(Proxy.field_names())
+    assert text.count("   :default: ``") == len(settings)
+    assert ".. settings-reference:: Proxy\n" in (DOCS / "proxy.rst").read_text()
+
+
+def check_reference(settings: list[Any], defaults: Any) -> None:
+    assert tuple(setting.name for setting in settings) == defaults.field_names()
+    for setting in settings:
+        assert setting.doc.endswith("."), setting.name
+        assert ast.literal_eval(setting.default) == getattr(defaults, setting.name)
 
 
 def test_settings_that_pages_name_exist():

@@ -546,13 +546,30 @@ async def test_trailers(pipeline: type) -> None:
         assert response.headers["Content-Length"] == "3"
 
 
-async def test_an_illegal_trailer_resets_the_connection(caplog: pytest.LogCaptureFixture) -> None:
+async def test_an_illegal_trailer_that_comes_before_the_head(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     app = Kyoukai("test")
 
     @app.route("/")
     async def handler(ctx: HTTPRequestContext) -> str:
         ctx.trailers["Content-Length"] = "3"
         return "abc"
+
+    async with Client(app) as client:
+        response = await client.get("/")
+        assert (response.status, list(response.trailers)) == (500, [])
+        assert (await client.get("/")).status == 500
+    assert "handler (GET '/'): its response cannot be sent" in caplog.text
+
+
+async def test_an_illegal_trailer_resets_the_connection(caplog: pytest.LogCaptureFixture) -> None:
+    app = Kyoukai("test")
+
+    @app.route("/")
+    async def handler(ctx: HTTPRequestContext) -> AsyncIterator[str]:
+        yield "abc"
+        ctx.trailers["Content-Length"] = "3"
 
     async with MemoryServer(app) as server:
         connection = server.connect()

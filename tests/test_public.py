@@ -26,6 +26,8 @@ EXPORTED = (
     "WebSocketContext",
     "WebSocketDisconnected",
     "MediaError",
+    "Proxy",
+    "ProxyResponse",
     "Request",
     "Resource",
     "Response",

@@ -1,5 +1,5 @@
 """
-The fields of ``ServerConfig``, read from its source.
+The fields of ``ServerConfig`` and ``Proxy``, read from their source.
 
 The docstrings that follow attributes exist in the source alone.
 """
@@ -12,13 +12,22 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import kyoukai.config
+import kyoukai.proxy
 
-SOURCE = Path(kyoukai.config.__file__)
+#: Where each class is defined.
+SOURCES = {
+    "ServerConfig": Path(kyoukai.config.__file__),
+    "Proxy": Path(kyoukai.proxy.__file__),
+}
 
 
 @dataclass(frozen=True)
 class Setting:
-    """One field: its place, name, type and default as written, and docstring."""
+    """
+    One field: its place, name, type and default as written, and docstring.
+
+    The default is empty if there is none.
+    """
 
     section: str
     name: str
@@ -27,17 +36,18 @@ class Setting:
     doc: str
 
 
-def read_settings(source: str) -> list[Setting]:
-    """Return the fields of the class ``ServerConfig`` in a module's source, in order."""
+def read_settings(name: str) -> list[Setting]:
+    """Return the fields of the class of that name, in order."""
+    source = SOURCES[name].read_text(encoding="utf-8")
     lines = source.splitlines()
     class_ = next(
         node
         for node in ast.parse(source).body
-        if isinstance(node, ast.ClassDef) and node.name == "ServerConfig"
+        if isinstance(node, ast.ClassDef) and node.name == name
     )
     found = []
     for node, after in zip(class_.body, class_.body[1:], strict=False):
-        if not isinstance(node, ast.AnnAssign):
+        if not isinstance(node, ast.AnnAssign) or node.target.id == "_":  # keywords follow
             continue
         doc = ""
         if isinstance(after, ast.Expr) and isinstance(after.value, ast.Constant):
@@ -54,7 +64,9 @@ def read_settings(source: str) -> list[Setting]:
     return found
 
 
-def _default(source: str, value: ast.expr) -> str:
+def _default(source: str, value: ast.expr | None) -> str:
+    if value is None:
+        return ""
     if isinstance(value, ast.Constant) and isinstance(value.value, int):
         return ast.get_source_segment(source, value)  # keeps 0o666 octal
     return ast.unparse(value)
@@ -68,18 +80,24 @@ def _section_above(lines: list[str], number: int) -> str:
     return ""
 
 
-def render(settings: list[Setting]) -> str:
-    """Return the reference as reStructuredText."""
+def render(settings: list[Setting], no_index: bool = False) -> str:
+    """
+    Return the reference as reStructuredText.
+
+    :param no_index: whether the names cannot be linked to, as others have them
+    """
     lines: list[str] = []
     section = None
     for setting in settings:
         if setting.section != section:
             section = setting.section
-            lines += [section, "-" * len(section), ""]
+            if section:
+                lines += [section, "-" * len(section), ""]
         lines += [
             f".. confval:: {setting.name}",
             f"   :type: ``{setting.type}``",
-            f"   :default: ``{setting.default}``",
+            *([f"   :default: ``{setting.default}``"] if setting.default else []),
+            *(["   :no-index:"] if no_index else []),
             "",
             *(f"   {line}".rstrip() for line in setting.doc.splitlines()),
             "",

@@ -21,7 +21,7 @@ from kyoukai.backends.tls_reader import replace_protocol
 from kyoukai.exceptions import PeerGone
 from kyoukai.outcome import settle
 from kyoukai.rules import apply_forwarded
-from kyoukai.stream import IDLE, OPEN, Interface, StreamState
+from kyoukai.stream import CLOSED, Interface, StreamState
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine, Sequence
@@ -79,6 +79,7 @@ class BaseProtocol(asyncio.Protocol, ABC):
         "is_lost",
         "loop",
         "parent_context",
+        "peer_forwards",
         "reading_paused",
         "scheme",
         "server",
@@ -99,6 +100,8 @@ class BaseProtocol(asyncio.Protocol, ABC):
         self.is_lost = False
         #: Whether the connection takes no more requests.
         self.closing = False
+        #: Whether its requests have named clients behind the peer, which so is a proxy.
+        self.peer_forwards = False
         self.write_paused = False
         #: What answers in parts may still send before all others get a turn of the loop.
         self.turn_left = TURN
@@ -376,6 +379,7 @@ class BaseProtocol(asyncio.Protocol, ABC):
         :param authority: the authority so far
         :return: headers, client, scheme and authority to go on with
         """
+        self.peer_forwards = True
         trusted = self.config.trusted_proxies
         return apply_forwarded(headers, authority, self.client, self.scheme, trusted)
 
@@ -417,7 +421,7 @@ class BaseProtocol(asyncio.Protocol, ABC):
                 is_stopping = self.is_lost or self.connections.closing
                 await settle(stream, error, is_stopping, _refuse)
             else:
-                if stream.sending is IDLE or stream.sending is OPEN:
+                if stream.sending is not CLOSED or stream.is_raw:
                     await settle(stream, None, False, _refuse)
         finally:
             if stream.received:

@@ -94,6 +94,10 @@ class Http1Protocol(BaseProtocol):
     def drop_input(self) -> None:
         """Make no more requests of what comes."""
 
+    @abstractmethod
+    def end_direction(self, stream: H1State) -> None:
+        """Close our direction of a raw tunnel."""
+
     # -- Answers -------------------------------------------------------------------------------
 
     def send_informational(
@@ -208,6 +212,9 @@ class Http1Protocol(BaseProtocol):
         if stream.chunked:
             lines = b"".join([b"%b: %b\r\n" % pair for pair in trailers])
             self.transport.write(b"0\r\n%b\r\n" % lines)
+        elif stream.is_raw:
+            self.end_direction(stream)
+            return
         self._response_complete(stream)
 
     def reset(self, stream: StreamState, error: str) -> None:
@@ -349,7 +356,7 @@ class Http1Protocol(BaseProtocol):
         self._streams.clear()
         self.drop_input()
         for stream in streams:
-            over = stream.sending is CLOSED
+            over = stream.sending is CLOSED and not stream.is_raw
             self.lose(stream)
             if self._logs_access and not over:
                 self.component.log_access(stream)

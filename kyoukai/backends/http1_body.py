@@ -221,7 +221,7 @@ class BodyReceiver(Http1Protocol):
         """The application has consumed some of a body, or nobody will."""
         if stream is not self._incoming:
             return
-        if stream.sending is CLOSED:
+        if stream.sending is CLOSED and self._phase is not TUNNEL:
             self._discarded += size
             if self._discarded > DISCARD_LIMIT and not self._lingering:
                 self.linger()

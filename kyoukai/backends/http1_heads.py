@@ -9,14 +9,14 @@ an ordinary one, the head is that request's with another target: the parser is n
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from kyoukai.exceptions import ProtocolError
 from kyoukai.rules import decode_path
 from kyoukai.stream import RequestHead
 
-__all__ = ("REFUSED", "Framing", "HeadMemory", "framing_of")
+__all__ = ("REFUSED", "Framing", "HeadMemory", "chosen_upgrade", "framing_of", "token_as_sent")
 
 
 #: Methods that are no requests to this server.
@@ -31,7 +31,7 @@ class Framing(NamedTuple):
     What a request's headers say of its body and its connection.
 
     :param closes: whether the connection closes after the answer
-    :param protocol: the token that an upgrade asks for
+    :param protocol: what upgrades it asks for, in lower case
     :param chunked: whether the body is chunked
     :param length: its Content-Length
     :param expect: whether the client waits for ``100 Continue``
@@ -70,8 +70,6 @@ def framing_of(special: Mapping[bytes, bytes], version: str) -> Framing:
             closes = False
         if b"upgrade" in options and b"upgrade" in special and version == "1.1":
             protocol = special[b"upgrade"].decode("latin-1").lower()
-            if "websocket" in (token.strip() for token in protocol.split(",")):
-                protocol = "websocket"  # the one that is taken, whatever else is offered
     if b"transfer-encoding" in special:
         if version == "1.0":
             raise ProtocolError(400, "HTTP/1.0 has no Transfer-Encoding.")
@@ -84,6 +82,36 @@ def framing_of(special: Mapping[bytes, bytes], version: str) -> Framing:
     if expect is not None and expect.lower() != b"100-continue":
         raise ProtocolError(417, "The only expectation met here is '100-continue'.")
     return Framing(closes, protocol, chunked, length, expect is not None)
+
+
+def chosen_upgrade(head: RequestHead, tokens: Sequence[str]) -> str | None:
+    """
+    Return which of the upgrades that a request offers is to be had; if none is, what it offers.
+
+    It is the first one that may be, but a WebSocket comes before all others.
+
+    :param head: the request's head, whose protocol is all that it offers
+    :param tokens: those that may be
+    """
+    offered = head.protocol or ""
+    offers = [each.strip() for each in offered.split(",")]
+    if "websocket" in offers:
+        if "websocket" not in tokens:
+            return next((each for each in offers if each in tokens), None)
+        if head.method == "GET" or offered == "websocket":
+            return "websocket"
+    return next((each for each in offers if each in tokens and each != "websocket"), offered)
+
+
+def token_as_sent(head: RequestHead) -> bytes:
+    """Return the token of a request's upgrade as its client has written it."""
+    token = (head.protocol or "").encode("latin-1")
+    for name, value in head.headers:
+        if name == b"upgrade":
+            for each in value.split(b","):
+                if each.strip().lower() == token:
+                    return each.strip()
+    return token
 
 
 #: Header sections that a connection remembers, how long each may be, and of how many headers.

@@ -3,6 +3,10 @@ HTTP/1.1 connections that become tunnels (RFC 9110 section 7.8).
 
 What comes after a request for an upgrade is held until it is answered: only then is it known
 whether it is the tunnel's, or the next request.
+
+The bytes of a raw tunnel are written at once, as those of a body are; what a :class:`Tunnel` sends
+gathers for a turn of the loop. Over TLS there are no half-closed connections: the end of either
+direction is that of both.
 """
 
 from __future__ import annotations
@@ -12,6 +16,9 @@ from typing import TYPE_CHECKING
 from kyoukai.backends.base import NEVER
 from kyoukai.backends.http1 import H1State
 from kyoukai.backends.http1_body import HEAD, HELD, TUNNEL, BodyReceiver
+from kyoukai.backends.http1_heads import token_as_sent
+from kyoukai.exceptions import PeerGone
+from kyoukai.rules import HOP_BY_HOP
 from kyoukai.stream import CLOSED, OPEN, StreamState
 
 if TYPE_CHECKING:
@@ -24,6 +31,12 @@ if TYPE_CHECKING:
 
 __all__ = ("Http1Tunnel",)
 
+#: Seconds in which nothing more must have come, before a tunnel over TLS is closed whose client
+#: may still be sending: a close with bytes unread destroys what is on its way.
+_QUIET = 0.25
+#: Headers that say what the connection becomes, which is not the application's to say.
+_OWN = HOP_BY_HOP | {b"upgrade"}
+
 
 class Http1Tunnel(BodyReceiver):
     """
@@ -33,21 +46,18 @@ class Http1Tunnel(BodyReceiver):
     :param parent_context: the Asphalt context of its requests' contexts
     """
 
-    __slots__ = ("_flush_due", "_out", "_out_size")
+    __slots__ = ("_flush_due", "_out", "_out_size", "_quiet_by")
 
     def __init__(self, component: Component, parent_context: Context | None = None) -> None:
         super().__init__(component, parent_context)
-        # What has been written since the last turn of the loop; None while this is no tunnel.
+        # What has been written since the last turn of the loop; None if there is no ``Tunnel``.
         self._out: list[bytes] | None = None
         self._out_size = 0
         self._flush_due = False
+        # When a connection that waits for quiet is closed though something comes; 0 otherwise.
+        self._quiet_by = 0.0
 
     # -- From a request to a tunnel ------------------------------------------------------------
-
-    def hold_input(self, stream: H1State) -> None:
-        """A request asks for an upgrade: what follows waits for its answer."""
-        stream.upgradable = True
-        self._phase = HELD
 
     def release_input(self) -> None:
         """The request was answered otherwise: what follows are requests."""
@@ -57,29 +67,29 @@ class Http1Tunnel(BodyReceiver):
     def accept_upgrade(self, stream: StreamState, headers: Sequence[Header]) -> None:
         """Answer 101: from now on, the connection is the stream's."""
         assert isinstance(stream, H1State)
-        lines = b"".join([b"%b: %b\r\n" % pair for pair in headers])
-        token = (stream.head.protocol or "").encode("latin-1")
+        lines = b"".join([b"%b: %b\r\n" % pair for pair in headers if pair[0].lower() not in _OWN])
         self.transport.write(
             b"HTTP/1.1 101 Switching Protocols\r\nconnection: Upgrade\r\n"
-            b"upgrade: %b\r\n%b\r\n" % (token, lines)
+            b"upgrade: %b\r\n%b\r\n" % (token_as_sent(stream.head), lines)
         )
         stream.status = 101
         stream.closes = True
         self._phase = TUNNEL
         self._incoming = stream
         self._read_deadline = NEVER
-        self._out = []
         self._parser = None  # it would only take room
-        self.write_limit = self.config.ws_write_limit // (1 if self.tls is None else 4)
-        self.transport.set_write_buffer_limits(high=self.write_limit)
+        if not stream.is_raw:
+            self._out = []
+            self.write_limit = self.config.ws_write_limit // (1 if self.tls is None else 4)
+            self.transport.set_write_buffer_limits(high=self.write_limit)
         if self._buffer:
             data = bytes(self._buffer)
             self._buffer.clear()
             stream.insert_data(data)
         if self._half_closed:
-            self.loop.call_soon(stream.stream_complete)
-        if self.connections.closing and stream.tunnel is not None:
-            self.loop.call_soon(stream.tunnel.going_away)
+            self.loop.call_soon(self.tunnel_ended)
+        if self.connections.closing:
+            self.loop.call_soon(stream.going_away)
 
     # -- Bytes in ------------------------------------------------------------------------------
 
@@ -87,6 +97,8 @@ class Http1Tunnel(BodyReceiver):
         """Bytes of the tunnel have come."""
         stream = self._incoming
         if stream is None or self._phase is not TUNNEL:
+            if self._quiet_by:
+                self.set_read_deadline(min(_QUIET, self._quiet_by - self.loop.time()))
             return  # it was closed in the meantime
         if stream.tunnel is None:
             stream.insert_data(data)
@@ -101,9 +113,49 @@ class Http1Tunnel(BodyReceiver):
 
         :return: whether the transport stays open
         """
-        if self._incoming is not None:
-            self._incoming.stream_complete()
+        stream = self._incoming
+        if stream is not None:
+            stream.stream_complete()
+            if stream.is_raw and stream.sending is CLOSED:
+                self._both_ended(stream)
         return not self.transport.is_closing()
+
+    # -- The end of a raw tunnel ---------------------------------------------------------------
+
+    def end_direction(self, stream: H1State) -> None:
+        """
+        Close our direction, and the other with it where there is no closing one alone.
+
+        :raises PeerGone: if the client left
+        """
+        if self.transport.is_closing():
+            raise PeerGone
+        if stream.receiving is not OPEN:
+            self._both_ended(stream)
+        elif self.close_output():
+            stream.sending = CLOSED
+            if self.transport.get_write_buffer_size():
+                self.watch_writes()
+        else:
+            stream.stream_complete()
+            stream.sending = CLOSED
+            if self._logs_access:
+                self.component.log_access(stream)
+            self.linger()
+            self._phase = TUNNEL  # what comes now is seen, and dropped
+            self._quiet_by = self.loop.time() + self.config.linger_timeout
+            self.set_read_deadline(min(_QUIET, self.config.linger_timeout))
+
+    def _both_ended(self, stream: H1State) -> None:
+        self._incoming = None
+        self._response_complete(stream)
+
+    def lingered(self) -> None:
+        """Nothing came for a while; what is still unsent gets more time."""
+        if self._quiet_by and self.transport.get_write_buffer_size():
+            self.set_read_deadline(_QUIET)
+        else:
+            super().lingered()
 
     # -- Bytes out -----------------------------------------------------------------------------
 
@@ -153,10 +205,12 @@ class Http1Tunnel(BodyReceiver):
         """
         Close the connection once all is sent.
 
-        A client that may still be sending gets ``linger_timeout`` to read what was sent.
+        A client that may still be sending gets ``linger_timeout`` to read what was sent; what it
+        sends is dropped.
         """
         assert isinstance(stream, H1State)
-        if stream.sending is not OPEN or self.is_lost:
+        raw, stream.is_raw = stream.is_raw, False
+        if (stream.sending is not OPEN and not raw) or self.is_lost:
             return
         self._flush_out()
         self._out = None
@@ -170,5 +224,5 @@ class Http1Tunnel(BodyReceiver):
         """Take no further requests; a tunnel is told."""
         super().shutdown()
         stream = self._incoming
-        if self._phase is TUNNEL and stream is not None and stream.tunnel is not None:
-            stream.tunnel.going_away()
+        if self._phase is TUNNEL and stream is not None:
+            stream.going_away()

@@ -12,6 +12,7 @@ import re
 from typing import TYPE_CHECKING, cast
 
 from kyoukai.backends.http1 import H1State
+from kyoukai.backends.http1_heads import chosen_upgrade
 from kyoukai.backends.http1_tunnel import Http1Tunnel
 from kyoukai.backends.tls_reader import replace_protocol
 
@@ -103,6 +104,22 @@ class Http2Entrance(Http1Tunnel):
         return True
 
     # -- The upgrade (RFC 7540 section 3.2) ----------------------------------------------------
+
+    def weigh_upgrade(self, stream: H1State, expects: bool, has_body: bool) -> bool:
+        """
+        Look which of the upgrades that a request offers can be had: that is its protocol.
+
+        :param stream: the request
+        :param expects: whether its client waits for ``100 Continue``
+        :param has_body: whether it has a body: then it becomes no tunnel
+        :return: whether it is the one to h2c
+        """
+        head, tokens = stream.head, self.config.upgrade_tokens
+        head.protocol = name = chosen_upgrade(head, tokens)
+        if name in tokens:
+            stream.upgradable = not has_body and (name != "websocket" or head.method == "GET")
+            return False
+        return name == "h2c" and self.offers_h2c(stream, expects)
 
     def offers_h2c(self, stream: H1State, expects: bool) -> bool:
         """

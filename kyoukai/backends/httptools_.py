@@ -357,7 +357,7 @@ class HttpToolsProtocol(Http2Entrance):
         self._reset_head()
         if upgrade:
             self.new_parser(chunked, length)
-        h2c = protocol == "h2c" and self.offers_h2c(stream, expect)
+        h2c = protocol is not None and self.weigh_upgrade(stream, expect, chunked or bool(length))
         if chunked or length:
             self._start_body(stream, chunked, length or 0, expect)
             if h2c:
@@ -369,18 +369,12 @@ class HttpToolsProtocol(Http2Entrance):
             ordinary = version == "1.1" and not (
                 closes or protocol or expect or absolute or upgrade
             )
-            if (
-                ordinary
-                and version == "1.1"
-                and in_one_piece
-                and length is None
-                and not self._max_requests
-            ):
+            if ordinary and in_one_piece and length is None and not self._max_requests:
                 self._memory.remember(data, stream.head)
             if h2c and self.take_upgrade(stream):
                 return
-            if protocol == "websocket" and method == "GET":
-                self.hold_input(stream)
+            if protocol is not None and stream.upgradable:
+                self._phase = HELD
             elif closes:
                 self._phase = DROPPED
         self.enqueue(stream)

@@ -10,7 +10,9 @@ from kyoukai.app import Kyoukai
 from kyoukai.exceptions import ConfigurationError, TargetError
 from kyoukai.interfaces.hosted import Hosted, name_of_application
 from kyoukai.interfaces.mounts import MountedInterface
+from kyoukai.interfaces.proxy import ProxyInterface
 from kyoukai.interfaces.recognition import recognise
+from kyoukai.proxy import Proxy
 from kyoukai.targets import entry_point
 
 if TYPE_CHECKING:
@@ -56,6 +58,10 @@ def make_interface(
         raise TargetError(f"app: {source!r} is of type {_type(app)}, not a Kyoukai application")
     if name != "kyoukai" and isinstance(app, Kyoukai):
         raise TargetError(f"app: {source!r} is a Kyoukai application; interface must be kyoukai")
+    if name != "proxy" and isinstance(app, Proxy):
+        raise TargetError(f"app: {source!r} is a Proxy; interface must be proxy")
+    if isinstance(factory, type) and issubclass(factory, ProxyInterface):
+        return factory(app, config, context, name=source, max_body_size=max_body_size)
     if isinstance(factory, type) and issubclass(factory, Hosted):
         if not (callable(app) or hasattr(app, "__rsgi__") or hasattr(app, "get_supported")):
             raise TargetError(f"app: {source!r} is of type {_type(app)}, which cannot be called")

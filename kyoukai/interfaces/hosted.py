@@ -105,6 +105,8 @@ class Hosted(ABC):
         try:
             if stream.head.protocol is not None and is_handshake(stream.head):
                 await self.converse(stream)
+            elif stream.head.protocol is not None and stream.head.method == "CONNECT":
+                await answer_plainly(stream, 501, "Not Implemented")  # an upgrade on HTTP/2
             else:
                 if self.max_body_size is not None:
                     stream.set_body_limit(self.max_body_size)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from kyoukai.interfaces.native import NativeInterface
+from kyoukai.interfaces.proxy import ProxyInterface
 from kyoukai.wsgi import application_path
 
 if TYPE_CHECKING:
@@ -40,6 +41,11 @@ class MountedInterface:
         self._by_prefix = {mount.prefix: (mount, interface) for mount, interface in mounted}
         self._depth = max(mount.prefix.count("/") for mount, _ in mounted)
         self._started: list[Any] = []
+        # A proxy's requests pass the middlewares of the application that it is mounted on.
+        pipeline = base.pipeline if isinstance(base, NativeInterface) else None
+        for mount, interface in mounted:
+            if isinstance(interface, ProxyInterface):
+                interface.belong_to(pipeline, mount.prefix)
 
     @property
     def name(self) -> str:
@@ -68,7 +74,8 @@ class MountedInterface:
         if found is None:
             return self.base(stream)
         mount, interface = found
-        _enter(head, mount)
+        if not isinstance(interface, ProxyInterface):  # which passes the whole path on
+            _enter(head, mount)
         return interface(stream)
 
     def _find(self, head: RequestHead) -> tuple[Mount, Interface] | None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 from collections.abc import Coroutine
 from typing import TYPE_CHECKING, Any
 
+from kyoukai.interfaces.hosted import answer_plainly
 from kyoukai.ws.handshake import is_handshake
 
 if TYPE_CHECKING:
@@ -41,8 +42,11 @@ class NativeInterface:
 
     def __call__(self, stream: StreamState) -> Coroutine[Any, Any, None]:
         """Answer a stream."""
-        if stream.head.protocol is not None and is_handshake(stream.head):
-            return self.pipeline.run_socket(stream)
+        if stream.head.protocol is not None:
+            if is_handshake(stream.head):
+                return self.pipeline.run_socket(stream)
+            if stream.head.method == "CONNECT":  # what HTTP/2 has for an upgrade
+                return answer_plainly(stream, 501, "Not Implemented")
         return self.pipeline.run(stream)
 
     async def startup(self, context: Context) -> None:

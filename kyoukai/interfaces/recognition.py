@@ -1,9 +1,9 @@
 """
 Which kind of application is it? Nothing is ever called to find out.
 
-In this order: a ``Kyoukai``; an object with ``get_supported`` (SSGI's negotiation); one with
-``__rsgi__``; then the required positional parameters of the callable: 8 are SSGI, 3 ASGI, 2 RSGI
-for a coroutine function and WSGI otherwise, 1 ASGI 2.
+In this order: a ``Kyoukai``; a ``Proxy``; an object with ``get_supported`` (SSGI's negotiation);
+one with ``__rsgi__``; then the required positional parameters of the callable: 8 are SSGI, 3 ASGI,
+2 RSGI for a coroutine function and WSGI otherwise, 1 ASGI 2.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from typing import Any
 
 from kyoukai.app import Kyoukai
 from kyoukai.exceptions import TargetError, UnknownKindError
+from kyoukai.proxy import Proxy, is_upstream
 
 __all__ = ("is_double_callable", "recognise")
 
@@ -29,6 +30,8 @@ def recognise(app: Any, source: str) -> str:
     """
     if isinstance(app, Kyoukai):
         return "kyoukai"
+    if isinstance(app, Proxy) or is_upstream(app):
+        return "proxy"
     if isinstance(app, type) and issubclass(app, Kyoukai):
         raise TargetError(
             f"app: {source!r} is a class of applications, not one; name an instance of it"

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from websockets.frames import Frame, Opcode
 from websockets.protocol import Protocol, Side, State
 
-from kyoukai.exceptions import InterfaceError
+from kyoukai.exceptions import InterfaceError, StreamStateError
 from kyoukai.interfaces.under_asgi_wire import AsgiWire
 from kyoukai.interfaces.under_heads import own_headers
 from kyoukai.stream import CLOSED, OPEN
@@ -132,6 +132,8 @@ class AsgiSocketWire(AsgiWire):
 
     def accept_upgrade(self, stream: StreamState, headers: Sequence[Header]) -> None:
         """Accept the WebSocket."""
+        if stream.is_raw:
+            raise StreamStateError("an ASGI server has messages, and no bytes for a raw tunnel")
         kept, _ = own_headers(headers)
         subprotocol = None
         for name, value in kept:

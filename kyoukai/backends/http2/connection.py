@@ -145,7 +145,7 @@ class ServerConnection(H2Connection):
                 SettingCodes.MAX_CONCURRENT_STREAMS: config.h2_max_concurrent_streams,
                 SettingCodes.INITIAL_WINDOW_SIZE: config.h2_stream_window,
                 SettingCodes.MAX_HEADER_LIST_SIZE: config.max_head_size,
-                SettingCodes.ENABLE_CONNECT_PROTOCOL: 1,
+                SettingCodes.ENABLE_CONNECT_PROTOCOL: int(bool(config.upgrade_tokens)),
                 _NO_RFC7540_PRIORITIES: 1,  # type: ignore[dict-item]
             },
         )

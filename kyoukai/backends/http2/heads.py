@@ -130,8 +130,8 @@ def request_head(fields: Sequence[Header], protocol: BaseProtocol) -> RequestHea
     authority = check_authority(host)
     headers[0] = (b"host", host)
 
-    if protocol_name is not None and protocol_name != "websocket":
-        raise ProtocolError(501, "The only protocol that CONNECT opens here is 'websocket'.")
+    if protocol_name is not None and protocol_name not in protocol.config.upgrade_tokens:
+        raise ProtocolError(501, "CONNECT does not open that protocol here.")
     length = None
     scheme, client = protocol.scheme, protocol.client
     if special:

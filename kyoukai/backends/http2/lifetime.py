@@ -84,7 +84,7 @@ class H2Lifetime(FrameReceiver):
 
     def lose(self, stream: StreamState) -> None:
         """The stream's client is gone; its task counts until it has finished."""
-        over = stream.sending is CLOSED
+        over = stream.sending is CLOSED and not stream.is_raw
         self.count_task(stream)
         super().lose(stream)
         if self._logs_access and not over:

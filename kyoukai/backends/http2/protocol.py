@@ -310,7 +310,10 @@ class H2KyoukaiProtocol(H2Lifetime):
             return
         stream.stream_complete()
         if stream.answered:
-            self.forget(stream.stream_id)
+            if stream.is_raw:
+                self._response_complete(stream)  # both directions have ended
+            else:
+                self.forget(stream.stream_id)
 
     def stream_reset(self, event: events.StreamReset) -> None:
         """The client gave a stream up, or made h2 do so."""
@@ -371,7 +374,11 @@ class H2KyoukaiProtocol(H2Lifetime):
         assert isinstance(stream, H2State)
         if self.is_lost or self._deaf:
             return
-        if stream.receiving is OPEN and not stream.answered and stream.stream_id in self.streams:
+        if (
+            stream.receiving is OPEN
+            and (not stream.answered or stream.is_raw)
+            and stream.stream_id in self.streams
+        ):
             self.h2.acknowledge(stream.stream_id, size)
         else:
             self.h2.refund(size)

@@ -29,7 +29,7 @@ from kyoukai.backends.http2.wire import (
     MAX_FRAME_SIZE,
     frame_head,
 )
-from kyoukai.exceptions import InvalidResponse, PeerGone
+from kyoukai.exceptions import PeerGone
 from kyoukai.rules import bodyless, content_length
 from kyoukai.stream import CLOSED, IDLE, OPEN, StreamState
 
@@ -194,7 +194,7 @@ class H2Sender(BaseProtocol):
         self, stream: H2State, status: int, headers: Sequence[Header], body: Payload
     ) -> None:
         """Send a whole response that is not quite ordinary."""
-        _check_no_tunnel(stream, status)
+        stream.check_no_tunnel(status)
         block, length, _ = self._blocks.render(status, headers)
         size = len(body)
         length = content_length(stream.head.method, status, length, size)
@@ -229,7 +229,7 @@ class H2Sender(BaseProtocol):
     ) -> None:
         """Send the head of a response whose body follows."""
         state = self.with_h2(stream)
-        _check_no_tunnel(state, status)
+        state.check_no_tunnel(status)
         block, _, _ = self._blocks.render(status, headers)
         if length is not None and status not in (204, 304):
             block = self._blocks.with_length(block, length)
@@ -419,6 +419,9 @@ class H2Sender(BaseProtocol):
         return state
 
     def _response_complete(self, stream: H2State) -> None:
+        if stream.is_raw and stream.receiving is OPEN:
+            stream.sending = CLOSED  # the client's direction goes on
+            return
         stream.finished()
         if self._logs_access:
             self.component.log_access(stream)
@@ -449,7 +452,7 @@ class H2Sender(BaseProtocol):
         state: H2State = stream  # type: ignore[assignment]
         if state.stream_id not in self.streams:
             return
-        if state.answered:  # an early answer, which is whole
+        if state.answered and not state.is_raw:  # an early answer, which is whole
             self._reset(state, ErrorCodes.NO_ERROR)
             return
         cancelled = error == "cancelled"
@@ -489,9 +492,3 @@ class H2Sender(BaseProtocol):
         self._scheduler.discard(stream)
         if stream.turn is not None and not stream.turn.done():
             stream.turn.set_result(None)
-
-
-def _check_no_tunnel(stream: H2State, status: int) -> None:
-    """Refuse an answer that would open a tunnel which the application knows nothing of."""
-    if stream.upgradable and status < 300:
-        raise InvalidResponse(f"{status} would accept CONNECT: only accept_upgrade() does that")

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from kyoukai.backends.http2.heads import request_head
 from kyoukai.backends.http2.priority import DEFAULT_PRIORITY, Priority, parse_priority
+from kyoukai.exceptions import InvalidResponse
 from kyoukai.stream import CLOSED, IDLE, RequestHead, StreamState
 
 if TYPE_CHECKING:
@@ -106,6 +107,16 @@ class H2State(StreamState):
         if self._sender is None:
             self._sender = asyncio.Lock()
         return self._sender
+
+    def check_no_tunnel(self, status: int) -> None:
+        """
+        Refuse an answer that would open a tunnel which the application knows nothing of.
+
+        :param status: the answer's status
+        :raises InvalidResponse: if it would
+        """
+        if self.upgradable and status < 300:
+            raise InvalidResponse(f"{status} would accept CONNECT: only accept_upgrade() does that")
 
     @property
     def answered(self) -> bool:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from kyoukai.backends.http2.sending import H2Sender
 from kyoukai.backends.http2.wire import DATA, END_STREAM, frame_head
-from kyoukai.stream import OPEN, StreamState
+from kyoukai.stream import CLOSED, OPEN, StreamState
 
 if TYPE_CHECKING:
     import asyncio
@@ -51,9 +51,15 @@ class H2Tunnels(H2Sender):
         state.status = 200
         state.outgoing = []
         if self.h2.has_ended(state.stream_id):  # the client did not wait
-            self.loop.call_soon(stream.stream_complete)
-        if self.connections.closing and stream.tunnel is not None:
-            self.loop.call_soon(stream.tunnel.going_away)
+            self.loop.call_soon(self.tunnel_ended, state)
+        if self.connections.closing:
+            self.loop.call_soon(stream.going_away)
+
+    def tunnel_ended(self, stream: H2State) -> None:
+        """The client has ended its direction of a tunnel."""
+        stream.stream_complete()
+        if stream.is_raw and stream.sending is CLOSED and stream.stream_id in self.streams:
+            self._response_complete(stream)  # both have ended
 
     # -- Bytes out -----------------------------------------------------------------------------
 
@@ -141,14 +147,16 @@ class H2Tunnels(H2Sender):
                 self._tell_writable(stream)
 
     def tunnel_end(self, stream: StreamState, complete: bool) -> None:
-        """Send END_STREAM after all the rest."""
+        """Send END_STREAM after all the rest; of a raw tunnel, it has been sent."""
         state: H2State = stream  # type: ignore[assignment]
-        if state.sending is OPEN:
+        raw, state.is_raw = state.is_raw, False
+        if raw and state.stream_id in self.streams:
+            self._response_complete(state)
+        elif state.sending is OPEN:
             state.end_due = True
             self._schedule(state)
 
     def tunnels_going_away(self) -> None:
         """Tell the tunnels that the server is stopping."""
         for stream in tuple(self.streams.values()):
-            if stream.tunnel is not None:
-                stream.tunnel.going_away()
+            stream.going_away()

@@ -1,0 +1,235 @@
+"""
+``ProxyInterface``: answers requests by passing them on to other servers.
+
+A proxy that is mounted on a Kyoukai application belongs to it: its requests pass the application's
+middlewares, its error handlers and its pipeline's steps, and only the handler is another. Where
+none of that has anything to do, an answer goes from connection to connection without becoming a
+``Response``.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from werkzeug.exceptions import BadRequest, MethodNotAllowed
+
+from kyoukai.app import Kyoukai
+from kyoukai.exceptions import (
+    InvalidResponse,
+    ProtocolError,
+    TargetError,
+    UpstreamError,
+)
+from kyoukai.interfaces.proxy_exchange import Exchange
+from kyoukai.interfaces.proxy_heads import RequestWriter
+from kyoukai.proxied import ProxyResponse
+from kyoukai.proxy import Proxy, is_upstream
+from kyoukai.rules import bodyless
+from kyoukai.stream import IDLE
+from kyoukai.upstream import Upstreams
+from kyoukai.wrappers import Response
+
+if TYPE_CHECKING:
+    from collections.abc import Coroutine
+
+    from asphalt.core import Context
+    from werkzeug.wrappers import Response as WerkzeugResponse
+
+    from kyoukai.config import ServerConfig
+    from kyoukai.pipeline import RequestPipeline
+    from kyoukai.stream import StreamState
+    from kyoukai.upstream_head import ResponseHead
+    from kyoukai.wrappers import Request
+
+__all__ = ("ProxyInterface",)
+
+
+class ProxyInterface:
+    """
+    Answers streams by a proxy.
+
+    :param app: the :class:`~kyoukai.proxy.Proxy`, or the URL of a server
+    :param config: the server's settings
+    :param context: the root context of the program
+    :param name: what messages call it
+    :param max_body_size: the most bytes that the body of a request may have; None for no limit
+    :raises ConfigurationError: if a setting cannot work
+    """
+
+    #: What the start-up line calls it.
+    name = "proxy"
+
+    def __init__(
+        self,
+        app: Any,
+        config: ServerConfig,
+        context: Context | None = None,
+        *,
+        name: str = "",
+        max_body_size: int | None = None,
+    ) -> None:
+        if is_upstream(app):
+            app = Proxy(app)
+        if not isinstance(app, Proxy):
+            raise TargetError(f"app: {name!r} is of type {type(app).__name__}, which is no Proxy")
+        self.proxy = app
+        self.config = config
+        self.max_body_size = max_body_size
+        self.upstreams = Upstreams(app)
+        self.writer = RequestWriter(app, config)
+        self._prefix = ""
+        own = Kyoukai("proxy")
+        #: The pipeline that requests pass.
+        self.pipeline: RequestPipeline = own.pipeline_class(own, config)
+        self.pipeline.parent_context = context
+
+    def belong_to(self, pipeline: RequestPipeline | None, prefix: str) -> None:
+        """
+        Become part of an application.
+
+        :param pipeline: the application's pipeline; None if it is of another kind
+        :param prefix: the prefix that the proxy is mounted at, without a slash at its end
+        """
+        if pipeline is not None:
+            self.pipeline = pipeline
+        self._prefix = prefix
+        self.writer = RequestWriter(self.proxy, self.config, prefix)
+
+    def public_prefix(self, stream: StreamState) -> str:
+        """Return the prefix that clients of a stream's server see."""
+        return stream.head.root_path + self._prefix
+
+    async def startup(self, context: Context) -> None:
+        """Nothing is connected before the first request."""
+
+    async def shutdown(self) -> None:
+        """Close the connections to the servers, after the last request."""
+        self.upstreams.close()
+
+    # -- Streams -------------------------------------------------------------------------------
+
+    def __call__(self, stream: StreamState) -> Coroutine[Any, Any, None]:
+        """Answer a stream."""
+        if self.max_body_size is None and self.pipeline.is_bare and not stream.upgradable:
+            return self._pass_on(stream)
+        return self._through_pipeline(stream)
+
+    async def _pass_on(self, stream: StreamState) -> None:
+        """Pass a request on, and its answer back, when nobody else has a say in it."""
+        exchange = Exchange(self, stream)
+        try:
+            try:
+                response = _own_answer(stream)
+                if response is None:
+                    head = await exchange.begin()
+            except Exception as error:
+                if stream.sending is not IDLE:
+                    raise
+                response = error
+            if response is None:
+                await _send(stream, exchange, head)
+            else:
+                stream.forward = _Answer(response)
+                await self.pipeline.run(stream)
+        except UpstreamError:
+            stream.reset("the upstream server has not sent the whole answer")
+        except InvalidResponse as error:
+            stream.forward = _Answer(UpstreamError(str(error)))
+            await self.pipeline.run(stream)
+        finally:
+            exchange.close()
+
+    async def _through_pipeline(self, stream: StreamState) -> None:
+        """Pass a request on by the pipeline's steps."""
+        exchange = Exchange(self, stream)
+        stream.forward = _Way(self, exchange)
+        try:
+            if stream.upgradable:
+                await self.pipeline(stream)
+            else:
+                await self.pipeline.run(stream)
+        finally:
+            exchange.close()
+
+    async def forward(self, exchange: Exchange, request: Request) -> WerkzeugResponse:
+        """
+        Return the response to a request: what a handler does for others.
+
+        :param exchange: the request at the server
+        :param request: the request
+        :raises UpstreamError: if there is no answer
+        :raises BodyError: if the request's body cannot be had
+        """
+        stream = request.state
+        assert stream is not None
+        if self.max_body_size is not None:
+            stream.set_body_limit(self.max_body_size)
+        own = _own_answer(stream)
+        if isinstance(own, Exception):
+            raise own
+        if own is not None:
+            return own
+        try:
+            head = await exchange.begin()
+        except ProtocolError as error:
+            raise BadRequest(error.detail) from error
+        headers = exchange.headers_of(head)
+        if head.length is not None:
+            headers = (*headers, (b"content-length", b"%d" % head.length))
+        return ProxyResponse(exchange, head.status, headers)
+
+
+async def _send(stream: StreamState, exchange: Exchange, head: ResponseHead) -> None:
+    """Send a server's answer to the client."""
+    status = head.status
+    headers = exchange.headers_of(head)
+    has_body = not bodyless(stream.head.method, status)
+    if exchange.complete and has_body and not exchange.trailers:
+        body = exchange.take()
+        exchange.close()  # the next request need not wait until this client has its answer
+        if not stream.send_now(status, headers, body):
+            await stream.send_response(status, headers, body)
+        return
+    if head.length is not None:
+        headers = (*headers, (b"content-length", b"%d" % head.length))
+    stream.send_head(status, headers)
+    if has_body:
+        while data := await exchange.receive():
+            await stream.send_data(data)
+    await stream.end(exchange.trailers)
+
+
+def _own_answer(stream: StreamState) -> WerkzeugResponse | Exception | None:
+    """Answer what goes no further (RFC 9110 section 7.6.2)."""
+    head = stream.head
+    if head.method in ("OPTIONS", "TRACE") and head.get(b"max-forwards") == b"0":
+        if head.method == "TRACE":
+            return MethodNotAllowed(["GET", "HEAD", "OPTIONS"])
+        return Response(status=204)
+    return None
+
+
+class _Way:
+    """From a request to the response of a proxy's server, for the pipeline."""
+
+    def __init__(self, proxy: ProxyInterface, exchange: Exchange) -> None:
+        self._proxy = proxy
+        self._exchange = exchange
+
+    async def __call__(self, request: Request) -> WerkzeugResponse:
+        return await self._proxy.forward(self._exchange, request)
+
+
+class _Answer:
+    """A response, or an error, that is there already."""
+
+    def __init__(self, answer: WerkzeugResponse | Exception) -> None:
+        self._answer = answer
+
+    async def __call__(self, request: Request) -> WerkzeugResponse:
+        answer = self._answer
+        if isinstance(answer, ProtocolError):
+            raise BadRequest(answer.detail) from answer
+        if isinstance(answer, Exception):
+            raise answer
+        return answer

@@ -1,0 +1,293 @@
+"""
+``Exchange``: a client's request at an upstream server.
+
+The request's body is passed on while it arrives, by a task of its own, as servers may answer before
+its end. What the client or the server cannot take yet waits in one bounded buffer for each
+direction.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import TYPE_CHECKING
+
+from kyoukai.exceptions import PeerGone, UpstreamError, UpstreamTimeout
+from kyoukai.interfaces.proxy_heads import body_length, check_path, rewrite_location
+from kyoukai.interfaces.proxy_tunnel import Handshake, run_tunnel
+from kyoukai.outcome import request_line
+from kyoukai.stream import CLOSED
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Sequence
+
+    from kyoukai.interfaces.proxy import ProxyInterface
+    from kyoukai.rules import Header
+    from kyoukai.stream import StreamState
+    from kyoukai.upstream import Upstream
+    from kyoukai.upstream_connection import UpstreamConnection
+    from kyoukai.upstream_head import ResponseHead
+
+__all__ = ("Exchange",)
+
+logger = logging.getLogger("kyoukai.proxy")
+
+#: Methods that may be sent again (RFC 9110 section 9.2.2).
+_IDEMPOTENT = frozenset(("GET", "HEAD", "OPTIONS", "TRACE", "PUT", "DELETE"))
+#: Seconds that a client which has asked for 100 Continue waits for the server to say it.
+_CONTINUE_WAIT = 1.0
+
+
+class Exchange:
+    """
+    One request at a server.
+
+    :param proxy: the interface that it is for
+    :param stream: the client's request
+    """
+
+    # Defaults live on the class: most exchanges never touch these, and each request has one.
+    _upstream: Upstream | None = None
+    _connection: UpstreamConnection | None = None
+    _handshake: Handshake | None = None
+    _pump: asyncio.Task[None] | None = None
+    #: Set when a body that the client holds back may be asked for.
+    _go: asyncio.Event | None = None
+    _body_sent: bool = False
+
+    def __init__(self, proxy: ProxyInterface, stream: StreamState) -> None:
+        self._proxy = proxy
+        self._stream = stream
+
+    # -- The request ---------------------------------------------------------------------------
+
+    async def begin(self) -> ResponseHead:
+        """
+        Send the request, and wait for the head of the answer.
+
+        :raises UpstreamError: if no server can be reached, or it does not answer in HTTP
+        :raises BodyError: if the rest of the request's body cannot be had
+        :raises ProtocolError: 400, if its path may not be passed on
+        :raises PeerGone: if the client left
+        """
+        stream = self._stream
+        method = stream.head.method
+        check_path(stream.head.path)
+        has_body = False
+        more = b""
+        length: int | None = 0
+        if stream.upgradable:
+            self._handshake = Handshake(stream)
+            more = self._handshake.lines
+        elif stream.receiving is not CLOSED or stream.received:
+            has_body = True
+            length = body_length(stream)  # once: the rest may come at any time
+            stream.rewind()
+            if stream.continue_expected:
+                more = b"expect: 100-continue\r\n"
+                self._go = asyncio.Event()
+        settings = self._proxy.proxy
+        repeatable = method in _IDEMPOTENT
+        retries = settings.retries if repeatable else 0
+        used = False
+        while True:
+            connection = None if used else self._take_idle(repeatable)
+            if connection is None:
+                connection = await self._connect(repeatable, used)
+            upstream = self._upstream
+            assert upstream is not None
+            data = self._proxy.writer.write(stream, upstream.address, more, length)
+            connection.on_interim = self._interim
+            connection.begin(method, data, not has_body)
+            if has_body:
+                if stream.receiving is CLOSED:
+                    await self._send_body(length is None)
+                else:
+                    self._pump = asyncio.create_task(self._send_body(length is None))
+            try:
+                head = await connection.final_head()
+                if self._handshake is not None:
+                    self._handshake.check(head)
+                elif head.status == 101:
+                    connection.abort()
+                    raise UpstreamError("it switches protocols, and nobody has asked for that")
+                if self._go is not None:
+                    self._go.set()
+                return head
+            except UpstreamError as error:
+                once = connection.answered or self._body_sent or isinstance(error, UpstreamTimeout)
+                if once or not retries:
+                    self._complain(upstream, error)
+                    raise
+                retries -= 1
+                used = True
+                self.close()
+
+    def _take_idle(self, repeatable: bool) -> UpstreamConnection | None:
+        """Return an idle connection to the only server, if there is one: as nearly always."""
+        upstream = self._proxy.upstreams.only
+        connection = None if upstream is None else upstream.take(not repeatable)
+        if upstream is not None and connection is not None:
+            upstream.active += 1
+            self._upstream = upstream
+            self._connection = connection
+        return connection
+
+    async def _connect(self, repeatable: bool, anew: bool) -> UpstreamConnection:
+        """
+        Find a server and a connection to it.
+
+        :param repeatable: whether the request may be sent again if the connection turns out to be
+            closed
+        :param anew: whether idle connections do not do
+        """
+        failure: UpstreamError | None = None
+        for upstream in self._proxy.upstreams.in_order():
+            connection = None if anew else upstream.take(not repeatable)
+            if connection is None:
+                try:
+                    connection = await upstream.connect()
+                except UpstreamError as error:
+                    logger.debug(
+                        "%s: upstream %s: %s", request_line(self._stream), upstream.address, error
+                    )
+                    failure = error  # nothing was sent: another one may do
+                    continue
+            upstream.active += 1
+            self._upstream = upstream
+            self._connection = connection
+            return connection
+        assert failure is not None
+        raise failure
+
+    async def _send_body(self, chunked: bool) -> None:
+        """Pass the request's body on."""
+        stream, connection = self._stream, self._connection
+        assert connection is not None
+        try:
+            if self._go is not None and stream.continue_expected:
+                await self._wait_to_go()
+            while True:
+                connection.expect_nothing()
+                data = await stream.receive()
+                if not data:
+                    break
+                self._body_sent = True
+                connection.write(b"%x\r\n%b\r\n" % (len(data), data) if chunked else data)
+                if connection.write_paused:
+                    await connection.drain()
+            if chunked:
+                lines = [b"%b: %b\r\n" % pair for pair in stream.trailers]
+                connection.write(b"0\r\n%b\r\n" % b"".join(lines))
+            connection.complete_request()
+        except asyncio.CancelledError:
+            raise
+        except Exception as error:  # whoever waits for the answer is told
+            connection.fail(error)
+
+    async def _wait_to_go(self) -> None:
+        """Wait until the server asks for the body, or is known not to do so."""
+        assert self._go is not None
+        try:
+            async with asyncio.timeout(_CONTINUE_WAIT):
+                await self._go.wait()
+        except TimeoutError:
+            pass
+
+    def _interim(self, head: ResponseHead) -> None:
+        """Pass an interim answer on."""
+        stream = self._stream
+        try:
+            if head.status != 100:
+                stream.send_informational(head.status, head.headers)
+            elif self._go is not None:
+                if stream.continue_expected:
+                    stream.send_informational(100)
+                self._go.set()
+        except PeerGone:
+            pass
+
+    # -- The answer ----------------------------------------------------------------------------
+
+    def headers_of(self, head: ResponseHead) -> tuple[Header, ...]:
+        """
+        Return the headers for the client.
+
+        :param head: the head of the server's answer
+        """
+        if self._handshake is not None and head.status == 101:
+            return self._handshake.answer(head)
+        assert self._upstream is not None
+        address = self._upstream.address
+        if head.has_location and not (address.base is None and not address.host):
+            return rewrite_location(head.headers, address, self._proxy.public_prefix(self._stream))
+        return head.headers
+
+    @property
+    def complete(self) -> bool:
+        """Whether all of the answer has come."""
+        return self._connection is not None and self._connection.complete
+
+    @property
+    def trailers(self) -> Sequence[Header]:
+        """Header lines after the body, complete at its end."""
+        return () if self._connection is None else self._connection.trailers
+
+    def take(self) -> bytes:
+        """Return what has come of the body."""
+        assert self._connection is not None
+        return self._connection.take()
+
+    async def receive(self) -> bytes:
+        """
+        Return the next bytes of the body; ``b""`` at its end.
+
+        :raises UpstreamError: if the rest does not come
+        """
+        connection, upstream = self._connection, self._upstream
+        if connection is None or upstream is None:
+            raise UpstreamError("its answer was dropped")
+        try:
+            return await connection.receive()
+        except UpstreamError as error:
+            self._complain(upstream, error)
+            raise
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        while data := await self.receive():
+            yield data
+
+    async def converse(
+        self, headers: list[Header], timeout: float | None, buffer: int | None
+    ) -> None:
+        """
+        Accept the client's upgrade, as the server has, and pass bytes on in both directions.
+
+        :param headers: headers of the answer
+        :param timeout: seconds without a byte after which both sides are closed, 0 for no limit;
+            None for the proxy's setting
+        :param buffer: bytes that may wait in each direction; None for the proxy's setting
+        """
+        connection, settings = self._connection, self._proxy.proxy
+        assert connection is not None
+        if timeout is None:
+            timeout = settings.protocol_receive_timeout
+        if buffer is None:
+            buffer = settings.protocol_receive_buffer
+        await run_tunnel(self._stream, connection, headers, timeout, buffer)
+
+    # -- The end -------------------------------------------------------------------------------
+
+    def close(self) -> None:
+        """Give the connection back, or close it if either message is not complete."""
+        pump, self._pump = self._pump, None
+        if pump is not None:
+            pump.cancel()
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            assert self._upstream is not None
+            self._upstream.active -= 1
+            self._upstream.release(connection)
+
+    def _complain(self, upstream: Upstream, error: UpstreamError) -> None:
+        logger.warning("%s: upstream %s: %s", request_line(self._stream), upstream.address, error)

@@ -1,0 +1,302 @@
+"""
+Heads that a proxy passes on: of requests to its servers, and back from their answers.
+
+What is about the client's connection stays here (RFC 9110 section 7.6.1), and what a client says
+about its own way to us does too, unless it is a trusted proxy. The rest goes on as it came.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+from kyoukai.exceptions import ProtocolError
+from kyoukai.rules import FORWARDED, is_trusted
+from kyoukai.stream import CLOSED
+from kyoukai.upstream_head import CONNECTION_FIELDS, nominated
+from kyoukai.wsgi import application_path
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from kyoukai.config import ServerConfig
+    from kyoukai.proxy import Proxy, UpstreamAddress
+    from kyoukai.rules import Header
+    from kyoukai.stream import RequestHead, StreamState
+
+__all__ = ("RequestWriter", "body_length", "check_path", "rewrite_location")
+
+#: Fields that are written anew, or that decide something here.
+_OURS = (
+    CONNECTION_FIELDS
+    | FORWARDED
+    | {
+        b"content-length",
+        b"expect",
+        b"host",
+        b"max-forwards",
+        b"via",
+        b"x-forwarded-by",
+        b"x-forwarded-server",
+        b"x-forwarded-ssl",
+        b"x-real-ip",
+    }
+)
+#: What only a trusted proxy may say.
+_OF_PROXIES = FORWARDED | {
+    b"x-forwarded-by",
+    b"x-forwarded-server",
+    b"x-forwarded-ssl",
+    b"x-real-ip",
+}
+_VERSIONS = {"1.0": b"1.0 ", "1.1": b"1.1 ", "2": b"2.0 "}
+#: Methods whose requests say that they have no body (RFC 9110 section 8.6).
+_WITH_BODY = frozenset(("POST", "PUT", "PATCH"))
+_DOTS = re.compile(r"(?:^|[/\\])\.\.?(?:[/\\]|$)")
+_PLAIN_NODE = re.compile(rb"[\w.\-]+")
+
+#: Blocks of lines that are remembered.
+_REMEMBERED = 64
+
+
+def check_path(path: str) -> None:
+    """
+    Refuse a path that leads out of its prefix, or past native routes, for who resolves it.
+
+    :param path: the path, decoded; a backslash is a slash to some servers
+    :raises ProtocolError: 400, if it has segments ``.`` or ``..``
+    """
+    if "." in path and _DOTS.search(path):
+        raise ProtocolError(400, "The path must have no '.' or '..' segments.")
+
+
+def body_length(stream: StreamState) -> int | None:
+    """Return how long the body of a request is, if that is known; otherwise it must be chunked."""
+    if stream.head.content_length is None and stream.receiving is CLOSED and not stream.trailers:
+        return stream.received
+    return stream.head.content_length
+
+
+class RequestWriter:
+    """
+    Writes heads of requests.
+
+    :param proxy: the proxy's settings
+    :param config: the server's settings
+    :param prefix: the prefix that the proxy is mounted at, without a slash at its end
+    """
+
+    def __init__(self, proxy: Proxy, config: ServerConfig, prefix: str = "") -> None:
+        self._proxy = proxy
+        self._trusted = config.trusted_proxies
+        self._prefix = prefix
+        self._via = proxy.via.encode()
+        self._x_forwarded = proxy.forwarded in ("x-forwarded", "both")
+        self._forwarded = proxy.forwarded in ("forwarded", "both")
+        self._fixed_host = b"" if proxy.host in ("keep", "upstream") else proxy.host.encode()
+        self._known: dict[object, bytes] = {}
+
+    def target(self, head: RequestHead, address: UpstreamAddress) -> bytes:
+        """
+        Return the target of a request to a server.
+
+        :param head: the head that the client has sent
+        :param address: the server
+        """
+        if address.base is None:
+            target = head.target
+            if target[:1] == b"/" and b"#" not in target:
+                return target
+            raw = head.raw_path
+        else:
+            raw = address.base + self._below(head) or b"/"
+        return b"%b?%b" % (raw, head.query) if head.query else raw
+
+    def _below(self, head: RequestHead) -> bytes:
+        """Return what comes after the prefix, with its escapes."""
+        if head.raw_path == b"*":
+            return b""
+        length = len(self._prefix.encode())
+        if application_path(head) is not head.path:  # nobody has taken the outer prefix off
+            length += len(head.root_path.encode())
+        raw, position = head.raw_path, 0
+        for _ in range(length):
+            position += 3 if raw[position : position + 1] == b"%" else 1
+        return raw[position:]
+
+    def write(
+        self,
+        stream: StreamState,
+        address: UpstreamAddress,
+        more: bytes = b"",
+        length: int | None = 0,
+    ) -> bytes:
+        """
+        Return the head of a request to a server.
+
+        :param stream: the client's request
+        :param address: the server
+        :param more: header lines that are about the connection
+        :param length: how many bytes of body follow; None for a chunked one
+        """
+        head = stream.head
+        method = "GET" if head.method == "CONNECT" else head.method
+        if length is None:
+            more = b"transfer-encoding: chunked\r\n" + more
+        elif length or method in _WITH_BODY:
+            more = b"content-length: %d\r\n%b" % (length, more)
+        return b"%b %b HTTP/1.1\r\n%b%b\r\n" % (
+            method.encode(),
+            self.target(head, address),
+            self._lines(stream, address),
+            more,
+        )
+
+    def _lines(self, stream: StreamState, address: UpstreamAddress) -> bytes:
+        """Return the header lines that do not depend on the path or the body."""
+        head = stream.head
+        peer = _peer(stream)
+        key = (tuple(head.headers), head.client, peer, head.scheme, head.http_version, address.url)
+        lines = self._known.get(key)
+        if lines is None:
+            lines = self._render(head, peer, address)
+            if len(lines) < 2048:
+                if len(self._known) >= _REMEMBERED:
+                    self._known.clear()
+                self._known[key] = lines
+        return lines
+
+    def _render(self, head: RequestHead, peer: str | None, address: UpstreamAddress) -> bytes:
+        special: dict[bytes, list[bytes]] = {}
+        for name, value in head.headers:
+            if name in _OURS:
+                special.setdefault(name, []).append(value)
+        host = special[b"host"][0]
+        if self._fixed_host:
+            sent_host = self._fixed_host
+        elif self._proxy.host == "upstream":
+            sent_host = address.authority.encode()
+        else:
+            sent_host = host
+        lines = [b"host: %b\r\n" % sent_host]
+        options = nominated(b",".join(special.get(b"connection", ())))
+        lines += [
+            b"%b: %b\r\n" % pair
+            for pair in head.headers
+            if not (pair[0] in _OURS or pair[0] in options)
+        ]
+        if b"trailers" in nominated(b",".join(special.get(b"te", ()))):
+            lines.append(b"te: trailers\r\nconnection: te\r\n")
+        self._tell_of_client(lines, head, special, peer)
+        if b"max-forwards" in special:
+            lines.append(b"max-forwards: %b\r\n" % _one_less(head.method, special))
+        if self._via:
+            before = b"".join([value + b", " for value in special.get(b"via", ())])
+            version = _VERSIONS.get(head.http_version, b"1.1 ")
+            lines.append(b"via: %b%b%b\r\n" % (before, version, self._via))
+        return b"".join(lines)
+
+    def _tell_of_client(
+        self,
+        lines: list[bytes],
+        head: RequestHead,
+        special: dict[bytes, list[bytes]],
+        peer: str | None,
+    ) -> None:
+        """Say who the client is; what a trusted proxy has said is carried on."""
+        trusted: dict[bytes, list[bytes]] = {}
+        if not _OF_PROXIES.isdisjoint(special) and is_trusted(peer or "unix", self._trusted):
+            trusted = {name: special[name] for name in special if name in _OF_PROXIES}
+        scheme, host = head.scheme.encode(), head.authority.encode()
+        node = b"" if peer is None else peer.encode("latin-1", "replace")
+        prefix = (head.root_path + self._prefix).encode("ascii", "replace")
+        ours = []
+        if self._x_forwarded:
+            chain = trusted.get(b"x-forwarded-for", [])
+            if not chain and head.client is not None and head.client[0] != peer:
+                chain = [head.client[0].encode("latin-1", "replace")]  # by Forwarded
+            if chain or node:
+                ours.append((b"x-forwarded-for", b", ".join([*chain, *([node] if node else [])])))
+            ours.append((b"x-forwarded-proto", scheme))
+            ours.append((b"x-forwarded-host", host))
+            if prefix and self._replaces:
+                ours.append((b"x-forwarded-prefix", prefix))
+        if self._forwarded:
+            before = b"".join([value + b", " for value in trusted.get(b"forwarded", ())])
+            ours.append(
+                (
+                    b"forwarded",
+                    b"%bfor=%b;host=%b;proto=%b" % (before, _node(node), _quoted(host), scheme),
+                )
+            )
+        lines += [b"%b: %b\r\n" % pair for pair in ours]
+        written = {name for name, _ in ours}
+        for name, values in trusted.items():
+            if name not in written and self._proxy.forwarded != "off":
+                lines += [b"%b: %b\r\n" % (name, value) for value in values]
+
+    @property
+    def _replaces(self) -> bool:
+        """Whether the server does not see the prefix."""
+        return bool(self._prefix) and any(
+            address.base is not None for address in self._proxy.addresses()
+        )
+
+
+def _peer(stream: StreamState) -> str | None:
+    """Return the address of whoever holds the connection; None on a unix socket."""
+    client = getattr(stream.protocol, "client", stream.head.client)
+    return None if client is None else client[0]
+
+
+def _node(node: bytes) -> bytes:
+    """Return an address as ``Forwarded`` has it (RFC 7239 section 6)."""
+    if not node:
+        return b"unknown"
+    return b'"[%b]"' % node if b":" in node else _quoted(node)
+
+
+def _quoted(value: bytes) -> bytes:
+    return value if _PLAIN_NODE.fullmatch(value) else b'"%b"' % value
+
+
+def _one_less(method: str, special: dict[bytes, list[bytes]]) -> bytes:
+    """Count a hop off (RFC 9110 section 7.6.2), for the two methods that it is for."""
+    value = special[b"max-forwards"][0]
+    if method in ("OPTIONS", "TRACE") and value.isdigit() and len(value) < 10:
+        return b"%d" % max(0, int(value) - 1)
+    return value
+
+
+def rewrite_location(
+    headers: Sequence[Header], address: UpstreamAddress, prefix: str
+) -> tuple[Header, ...]:
+    """
+    Let a Location that leads to the server lead to where the client finds it.
+
+    :param headers: the headers of an answer
+    :param address: the server, whose ``base`` the prefix stands for
+    :param prefix: the prefix for the client, without a slash at its end
+    """
+    return tuple(
+        (name, _client_location(value, address, prefix.encode()) if name == b"location" else value)
+        for name, value in headers
+    )
+
+
+def _client_location(value: bytes, address: UpstreamAddress, prefix: bytes) -> bytes:
+    path = value
+    scheme = b"https://" if address.tls else b"http://"
+    own = scheme + address.authority.encode()
+    if address.host and value.lower().startswith(own):
+        path = value[len(own) :] or b"/"
+        if path[:1] not in b"/?#":
+            return value  # another host, or port, whose text begins alike
+    elif path[:1] != b"/" or path[:2] == b"//":
+        return value
+    base = address.base
+    if base is None:
+        return path
+    if path.startswith(base) and path[len(base) : len(base) + 1] in (b"", b"/", b"?", b"#"):
+        return prefix + path[len(base) :] or b"/"
+    return path

@@ -1,0 +1,195 @@
+"""
+Upgraded connections through a proxy: the handshake with the server, and two pumps at once.
+
+Towards the server it is always HTTP/1.1's Upgrade (RFC 9110 section 7.8). A client on HTTP/2 asks
+by an extended CONNECT (RFC 8441), which has no key: there, the handshake of a WebSocket is ours.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import hashlib
+import os
+from typing import TYPE_CHECKING
+
+from kyoukai.exceptions import UpstreamError
+from kyoukai.stream import OPEN
+
+if TYPE_CHECKING:
+    from kyoukai.rules import Header
+    from kyoukai.stream import StreamState
+    from kyoukai.upstream_connection import UpstreamConnection
+    from kyoukai.upstream_head import ResponseHead
+
+__all__ = ("Handshake", "run_tunnel")
+
+_GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"  # RFC 6455 section 1.3
+
+
+class Handshake:
+    """
+    The handshake with the server, on behalf of a client.
+
+    :param stream: the client's request for an upgrade
+    """
+
+    def __init__(self, stream: StreamState) -> None:
+        head = stream.head
+        self._token = (head.protocol or "").encode("latin-1")
+        self._key = b""
+        #: Header lines that ask the server.
+        self.lines = b"connection: upgrade\r\nupgrade: %b\r\n" % self._token
+        self._is_http2 = head.method == "CONNECT"
+        if self._is_http2 and self._token == b"websocket":
+            self._key = base64.b64encode(os.urandom(16))
+            self.lines += b"sec-websocket-key: %b\r\n" % self._key
+
+    def check(self, head: ResponseHead) -> None:
+        """
+        Refuse an answer that makes no sense.
+
+        :param head: the head of the server's answer
+        :raises UpstreamError: if it is none to this request
+        """
+        if head.status == 101:
+            if head.upgrade != self._token:
+                raise UpstreamError("it switches to another protocol than it was asked for")
+            if self._key:
+                accept = base64.b64encode(
+                    hashlib.sha1(self._key + _GUID, usedforsecurity=False).digest()
+                )
+                if [v for n, v in head.headers if n == b"sec-websocket-accept"] != [accept]:
+                    raise UpstreamError("its Sec-WebSocket-Accept is not that of the key")
+        elif self._is_http2 and head.status < 300:
+            raise UpstreamError(f"it answers {head.status} to a request for an upgrade")
+
+    def answer(self, head: ResponseHead) -> tuple[Header, ...]:
+        """
+        Return the headers of the answer that accepts the client's request.
+
+        :param head: the head of the server's answer
+        """
+        if not self._key:
+            return head.headers
+        return tuple(pair for pair in head.headers if pair[0] != b"sec-websocket-accept")
+
+
+async def run_tunnel(
+    stream: StreamState,
+    connection: UpstreamConnection,
+    headers: list[Header],
+    timeout: float,
+    buffer: int,
+) -> None:
+    """
+    Accept an upgrade, and pass bytes on in both directions until both have ended.
+
+    :param stream: the client's request
+    :param connection: the connection to the server, which has answered 101
+    :param headers: headers of the answer to the client
+    :param timeout: seconds without a byte in either direction; 0 for no limit
+    :param buffer: bytes that may wait in each direction
+    """
+    connection.tune(buffer)
+    stream.cancel_on_disconnect = False  # what has come until then goes on to the server
+    stream.accept_upgrade(headers)
+    tunnel = _Tunnel(stream, connection, timeout)
+    await tunnel.run()
+
+
+class _Tunnel:
+    """
+    The two pumps.
+
+    :param stream: the client's end
+    :param connection: the server's end
+    :param timeout: seconds without a byte in either direction; 0 for no limit
+    """
+
+    def __init__(self, stream: StreamState, connection: UpstreamConnection, timeout: float) -> None:
+        self._stream = stream
+        self._connection = connection
+        self._timeout = timeout
+        self._loop = asyncio.get_running_loop()
+        self._last = self._loop.time()
+        self._timer: asyncio.TimerHandle | None = None
+        self._idle: asyncio.Future[None] = self._loop.create_future()
+
+    async def run(self) -> None:
+        """Run both pumps; when one fails, or nothing comes for too long, cut both sides."""
+        stream, connection = self._stream, self._connection
+        pumps = {asyncio.create_task(self._upwards()), asyncio.create_task(self._downwards())}
+        running = set(pumps)
+        stopping = asyncio.create_task(stream.stopping())
+        orderly = False
+        if self._timeout:
+            self._watch()
+        try:
+            while running:
+                done, _ = await asyncio.wait(
+                    (*running, stopping, self._idle), return_when=asyncio.FIRST_COMPLETED
+                )
+                running -= done
+                if self._idle in done or stopping in done:
+                    await self._part(running)
+                    orderly = True
+                    return
+                if any(pump.exception() for pump in done & pumps):
+                    break
+            else:
+                connection.close()
+                orderly = True
+        finally:
+            if self._timer is not None:
+                self._timer.cancel()
+            self._idle.cancel()
+            for task in (*pumps, stopping):
+                task.cancel()
+            await asyncio.gather(*pumps, stopping, return_exceptions=True)
+            if not orderly:
+                connection.abort()
+                if stream.sending is OPEN or stream.receiving is OPEN:
+                    stream.reset("cancelled")
+
+    async def _part(self, pumps: set[asyncio.Task[None]]) -> None:
+        """Close both sides in good order: nothing has come for too long, or the server stops."""
+        for pump in pumps:
+            pump.cancel()
+        await asyncio.gather(*pumps, return_exceptions=True)
+        pumps.clear()
+        self._connection.close()
+        if self._stream.sending is OPEN:
+            await self._stream.end()
+
+    async def _upwards(self) -> None:
+        """From the client to the server."""
+        stream, connection = self._stream, self._connection
+        while data := await stream.receive():
+            self._last = self._loop.time()
+            if connection.is_lost:
+                raise UpstreamError("the connection was closed")
+            connection.write(data)
+            if connection.write_paused:
+                await connection.drain()
+        if not connection.close_output():
+            connection.close()
+
+    async def _downwards(self) -> None:
+        """From the server to the client."""
+        stream, connection = self._stream, self._connection
+        while data := await connection.receive():
+            self._last = self._loop.time()
+            await stream.send_data(data)
+        await stream.end()
+        if connection.is_lost:
+            raise UpstreamError("the connection was closed")
+
+    def _watch(self) -> None:
+        self._timer = self._loop.call_at(self._last + self._timeout, self._look)
+
+    def _look(self) -> None:
+        if self._loop.time() + 0.001 < self._last + self._timeout:
+            self._watch()
+        elif not self._idle.done():
+            self._idle.set_result(None)

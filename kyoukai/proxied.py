@@ -1,0 +1,88 @@
+"""
+``ProxyResponse``: an upstream server's answer, on its way to the client.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Protocol
+
+from werkzeug.datastructures import Headers
+
+from kyoukai.wrappers import Response
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Sequence
+
+    from kyoukai.rules import Header
+
+__all__ = ("ProxyResponse", "ProxySource")
+
+
+class ProxySource(Protocol):
+    """What a :class:`ProxyResponse` comes from: a request at a server."""
+
+    @property
+    def trailers(self) -> Sequence[Header]:
+        """Header lines after the body, complete at its end."""
+
+    def __aiter__(self) -> AsyncIterator[bytes]:
+        """Iterate over the body as it comes."""
+
+    def close(self) -> None:
+        """Give back the connection, or close it if the answer was not taken as a whole."""
+
+    async def converse(
+        self, headers: list[Header], timeout: float | None, buffer: int | None
+    ) -> None:
+        """Pass bytes on in both directions, after the server has agreed to an upgrade."""
+
+
+class ProxyResponse(Response):
+    """
+    A response whose body streams from an upstream server.
+
+    Status and headers may be changed. Giving it a body of its own (``set_data``) drops the
+    server's.
+
+    :param source: the request at the server
+    :param status: the server's status; 101 if it has agreed to an upgrade
+    :param headers: the server's headers
+    """
+
+    default_mimetype = None
+    automatically_set_content_length = False
+
+    def __init__(self, source: ProxySource, status: int, headers: Sequence[Header]) -> None:
+        pairs = [(name.decode("latin-1"), value.decode("latin-1")) for name, value in headers]
+        super().__init__(source, status, Headers(pairs))  # type: ignore[arg-type]
+        #: The request at the server.
+        self.source = source
+
+    def __repr__(self) -> str:
+        return f"<ProxyResponse {self.status}>"
+
+    @property
+    def is_passed_on(self) -> bool:
+        """Whether the body is still the server's."""
+        source: Any = self.source
+        return self.response is source
+
+    @property
+    def is_upgrade(self) -> bool:
+        """Whether the server has agreed to an upgrade, and nobody objects."""
+        return self.status_code == 101 and self.is_passed_on
+
+    def get_wsgi_headers(self, environ: dict[str, Any]) -> Headers:
+        """
+        Return the headers as they are: no server's answer is put right here.
+
+        :param environ: the request's environ
+        """
+        if self.is_passed_on:
+            return self.headers
+        return super().get_wsgi_headers(environ)
+
+    def close(self) -> None:
+        """Drop the server's answer."""
+        super().close()
+        self.source.close()

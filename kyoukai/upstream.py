@@ -1,0 +1,326 @@
+"""
+The servers that a proxy passes requests on to: their connections, and which of them gets a request.
+
+:class:`Upstream` is one server, with its pool of connections and its health. :class:`Upstreams`
+are all servers of a proxy.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import logging
+import ssl
+from collections import deque
+from typing import TYPE_CHECKING
+
+from kyoukai.exceptions import (
+    ConfigurationError,
+    UpstreamBusy,
+    UpstreamError,
+    UpstreamTimeout,
+)
+from kyoukai.upstream_connection import UpstreamConnection
+from kyoukai.upstream_head import HeadReader
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from kyoukai.proxy import Proxy, UpstreamAddress
+
+__all__ = ("Upstream", "Upstreams")
+
+logger = logging.getLogger("kyoukai.proxy")
+
+#: What connecting says when this machine, and not the server, is out of something.
+_OURS = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.EADDRNOTAVAIL)
+
+#: Seconds that a connection may have been idle to be used for a request that is sent only once.
+_FRESH = 1.0
+
+#: Servers close idle connections when their own time comes; we are that much earlier.
+_EARLIER = 0.5
+
+
+class Upstream:
+    """
+    One server.
+
+    :param address: where it is
+    :param proxy: the settings
+    :param context: TLS's context, for ``https``
+    :param reader: reads heads
+    """
+
+    def __init__(
+        self,
+        address: UpstreamAddress,
+        proxy: Proxy,
+        context: ssl.SSLContext | None,
+        reader: HeadReader,
+    ) -> None:
+        self.address = address
+        self.proxy = proxy
+        #: Requests in progress.
+        self.active = 0
+        #: Connections that are open, idle ones among them, or being opened.
+        self.open = 0
+        #: Until when it is passed over, by the loop's clock.
+        self.down_until = 0.0
+        self._context = context
+        self._reader = reader
+        self._failures = 0
+        # The last one is the one that was used last.
+        self._idle: list[UpstreamConnection] = []
+        self._all: set[UpstreamConnection] = set()
+        self._waiting: deque[asyncio.Future[UpstreamConnection | None]] = deque()
+
+    def __repr__(self) -> str:
+        return f"<Upstream {self.address}>"
+
+    # -- Connections ---------------------------------------------------------------------------
+
+    def take(self, only_fresh: bool = False) -> UpstreamConnection | None:
+        """
+        Return an idle connection, if there is one.
+
+        :param only_fresh: whether one that the server may be about to close does not do
+        """
+        idle = self._idle
+        while idle:
+            connection = idle[-1]
+            if connection.is_lost or connection.transport.is_closing():
+                idle.pop()
+            elif only_fresh and (
+                asyncio.get_running_loop().time() - connection.idle_since > _FRESH
+                and self.open < self.proxy.max_connections
+            ):
+                return None
+            else:
+                return idle.pop()
+        return None
+
+    async def connect(self) -> UpstreamConnection:
+        """
+        Open a connection; with ``max_connections``, wait for one.
+
+        :raises UpstreamError: if it cannot be had
+        """
+        timeout = self.proxy.connect_timeout
+        if self.open >= self.proxy.max_connections or self._waiting:
+            found = await self._wait_for_one(timeout)
+            if found is not None:
+                return found
+        else:
+            self.open += 1
+        try:
+            async with asyncio.timeout(timeout):
+                connection = await self._open()
+        except BaseException as error:
+            self._closed()
+            if isinstance(error, TimeoutError):
+                self._failed(f"no connection within {timeout:g} seconds (connect_timeout)")
+                raise UpstreamTimeout(
+                    f"no connection within {timeout:g} seconds (connect_timeout)"
+                ) from None
+            if isinstance(error, OSError):
+                raise self._explain(error) from None
+            raise
+        if self._failures:
+            logger.info("upstream %s is back", self.address)
+        self._failures = 0
+        self.down_until = 0.0
+        self._all.add(connection)
+        return connection
+
+    async def _open(self) -> UpstreamConnection:
+        loop = asyncio.get_running_loop()
+        address = self.address
+        if address.path is not None:
+            _, connection = await loop.create_unix_connection(self._make, address.path)
+        elif self._context is not None:
+            name = self.proxy.tls_server_name or address.host
+            _, connection = await loop.create_connection(
+                self._make,
+                address.host,
+                address.port,
+                ssl=self._context,
+                server_hostname=name,
+                ssl_handshake_timeout=self.proxy.connect_timeout,
+            )
+        else:
+            _, connection = await loop.create_connection(self._make, address.host, address.port)
+        return connection
+
+    def _make(self) -> UpstreamConnection:
+        return UpstreamConnection(self.proxy, self._reader, self._lost)
+
+    def _explain(self, error: OSError) -> UpstreamError:
+        """Return what is raised when no connection can be had, and mind that it is so."""
+        if error.errno in _OURS:
+            reason = f"this machine has no room for a connection: {error.strerror}"
+            return UpstreamBusy(reason)
+        if isinstance(error, ssl.SSLCertVerificationError):
+            reason = f"its certificate is refused: {error.verify_message} (ca, tls_server_name)"
+        elif isinstance(error, ssl.SSLError):
+            reason = f"TLS fails: {error.reason or error}"
+        else:
+            reason = f"no connection: {(error.strerror or str(error)).lower()}"
+        self._failed(reason)
+        return UpstreamError(reason)
+
+    async def _wait_for_one(self, timeout: float) -> UpstreamConnection | None:
+        """Wait for an idle connection, or with None for the right to open one."""
+        future: asyncio.Future[UpstreamConnection | None]
+        future = asyncio.get_running_loop().create_future()
+        self._waiting.append(future)
+        try:
+            async with asyncio.timeout(timeout):
+                return await future
+        except BaseException as error:
+            if future.done() and not future.cancelled():  # it came in the last moment
+                self._hand_back(future.result())
+            elif future in self._waiting:
+                self._waiting.remove(future)
+            if isinstance(error, TimeoutError):
+                raise UpstreamBusy(
+                    f"all {self.proxy.max_connections} connections are in use (max_connections)"
+                ) from None
+            raise
+
+    def _hand_back(self, connection: UpstreamConnection | None) -> None:
+        if connection is None:
+            self._closed()
+        else:
+            self._keep(connection, connection.idle_limit)
+
+    def release(self, connection: UpstreamConnection) -> None:
+        """
+        Take a connection back: for the next request if it may be used for one, else to close it.
+
+        :param connection: the connection
+        """
+        if not connection.reusable:
+            connection.abort()
+            return
+        seconds = self.proxy.keep_alive_timeout
+        head = connection.head
+        if head is not None and head.idle is not None:
+            seconds = min(seconds, head.idle - _EARLIER)
+        self._keep(connection, seconds)
+
+    def _keep(self, connection: UpstreamConnection, seconds: float) -> None:
+        waiting = self._waiting
+        connection.become_idle(seconds)
+        while waiting:
+            future = waiting.popleft()
+            if not future.done():
+                future.set_result(connection)
+                return
+        if len(self._idle) < self.proxy.pool_size and seconds > 0:
+            self._idle.append(connection)
+        else:
+            connection.close()
+
+    def _lost(self, connection: UpstreamConnection) -> None:
+        """A connection is closed."""
+        if connection in self._all:
+            self._all.discard(connection)
+            self._closed()
+        if connection in self._idle:
+            self._idle.remove(connection)
+
+    def _closed(self) -> None:
+        """There is room for another connection."""
+        while self._waiting:
+            future = self._waiting.popleft()
+            if not future.done():
+                future.set_result(None)  # which may open one in its place
+                return
+        self.open -= 1
+
+    def close(self) -> None:
+        """Close all connections."""
+        for connection in tuple(self._all):
+            if connection in self._idle:
+                connection.close()
+            else:
+                connection.abort()
+        self._idle.clear()
+
+    # -- Health --------------------------------------------------------------------------------
+
+    def _failed(self, reason: str) -> None:
+        """It could not be reached: pass it over for a while."""
+        self._failures += 1
+        proxy = self.proxy
+        seconds = min(proxy.max_backoff, proxy.fail_backoff * 2 ** min(self._failures - 1, 32))
+        self.down_until = asyncio.get_running_loop().time() + seconds
+        if self._failures == 1:
+            logger.warning("upstream %s: %s", self.address, reason)
+        else:
+            logger.debug("upstream %s: %s", self.address, reason)
+
+
+class Upstreams:
+    """
+    The servers of a proxy.
+
+    :param proxy: the settings
+    :raises ConfigurationError: if ``ca`` cannot be used
+    """
+
+    def __init__(self, proxy: Proxy) -> None:
+        addresses = proxy.addresses()
+        context = _tls_context(proxy) if any(address.tls for address in addresses) else None
+        reader = HeadReader(proxy.via)
+        self.all = [
+            Upstream(address, proxy, context if address.tls else None, reader)
+            for address in addresses
+        ]
+        #: The only one, if there are not several.
+        self.only = self.all[0] if len(self.all) == 1 else None
+        self._turn = -1
+        self._least = proxy.balance == "least_connections"
+
+    def in_order(self) -> Iterator[Upstream]:
+        """Return the servers to try for a request, each once: those that are down come last."""
+        servers = self.all
+        if len(servers) == 1:
+            return iter(servers)
+        self._turn = turn = (self._turn + 1) % len(servers)
+        now = asyncio.get_running_loop().time()
+        ordered = servers[turn:] + servers[:turn]
+        if self._least:
+            ordered.sort(key=_active)
+        up = [server for server in ordered if server.down_until <= now]
+        if len(up) < len(servers):
+            up += sorted((each for each in ordered if each.down_until > now), key=_down_until)
+        return iter(up)
+
+    def close(self) -> None:
+        """Close all connections."""
+        for server in self.all:
+            server.close()
+
+
+def _active(server: Upstream) -> int:
+    return server.active
+
+
+def _down_until(server: Upstream) -> float:
+    return server.down_until
+
+
+def _tls_context(proxy: Proxy) -> ssl.SSLContext:
+    """Make the context for ``https`` servers, whose certificates are always verified."""
+    try:
+        context = ssl.create_default_context(cafile=proxy.ca)
+    except ssl.SSLError:
+        raise ConfigurationError(f"ca: {proxy.ca!r} has no certificates in PEM") from None
+    except OSError as error:
+        reason = (error.strerror or str(error)).lower()
+        raise ConfigurationError(f"ca: cannot read {proxy.ca!r}: {reason}") from None
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.set_alpn_protocols(["http/1.1"])
+    return context
