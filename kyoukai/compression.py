@@ -30,8 +30,17 @@ IN_THREAD = 65536
 _LEVEL = 6
 #: The most bytes of noise, as in "Heal the BREACH".
 _NOISE = 100
-#: Headers with a digest of the bytes as they are.
-_DIGESTS = ("content-digest", "content-md5", "digest", "repr-digest")
+#: Headers of answers that are encoded already, or no whole, or whose digest is known.
+_NOT_WITH = frozenset(
+    (
+        "content-digest",
+        "content-encoding",
+        "content-md5",
+        "content-range",
+        "digest",
+        "repr-digest",
+    )
+)
 #: Where a request with credentials may come from, by ``Sec-Fetch-Site``: not from another's page.
 _OWN_SITE = (None, "none", "same-origin")
 
@@ -53,18 +62,18 @@ class Compressor:
 
     def is_eligible(self, response: WerkzeugResponse) -> bool:
         """Whether a response would be compressed for a client that asks for it."""
-        status, headers = response.status_code, response.headers
-        if status in (204, 206, 304) or not response.is_sequence or "content-encoding" in headers:
-            return False
-        mimetype = headers.get("Content-Type", "").partition(";")[0].strip().lower()
-        if not self._types.match(mimetype) or "content-range" in headers:
-            return False
-        if "no-transform" in headers.get("Cache-Control", "").lower():
-            return False
-        if any(name in headers for name in _DIGESTS):
+        if not response.is_sequence or response.status_code in (204, 206, 304):
             return False
         size = response.calculate_content_length()
-        return size is not None and size >= self._min_size
+        if size is None or size < self._min_size:
+            return False
+        headers = {name.lower(): value for name, value in response.headers}
+        mimetype = headers.get("content-type", "").partition(";")[0].strip().lower()
+        return (
+            self._types.match(mimetype) is not None
+            and _NOT_WITH.isdisjoint(headers)
+            and "no-transform" not in headers.get("cache-control", "").lower()
+        )
 
     def is_wanted(self, response: WerkzeugResponse, request: Request) -> bool:
         """

@@ -36,10 +36,8 @@ _REPRESENTATION = (
 
 def has_validator(headers: Headers) -> bool:
     """Whether a response says which version of something it is."""
-    for name, _ in headers:  # quicker than to ask: this is done for every response
-        if name.lower() in ("etag", "last-modified"):
-            return True
-    return False
+    # Quicker than to ask for each: this is done for every response.
+    return any(name.lower() in ("etag", "last-modified") for name, _ in headers)
 
 
 def precondition(request: Request, response: WerkzeugResponse) -> int | None:

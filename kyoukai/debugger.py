@@ -63,7 +63,8 @@ class Debugger:
             return False
         head = stream.head
         return (
-            _is_local_client(head)
+            head.http_version != "1.0"  # which no browser speaks, but proxies do
+            and _is_local_client(head)
             and _is_local_host(head.authority)
             and not any(_is_of_a_proxy(name) for name, _ in head.headers)
         )

@@ -8,7 +8,9 @@ sees to these, for every interface.
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable, Iterable
+from copy import copy
 from typing import TYPE_CHECKING, Any
 
 from werkzeug.exceptions import PreconditionFailed, RequestedRangeNotSatisfiable
@@ -31,12 +33,13 @@ if TYPE_CHECKING:
 
     from kyoukai.app import Kyoukai
     from kyoukai.config import ServerConfig
+    from kyoukai.sending import Plain
     from kyoukai.wrappers import Request
 
     #: Takes a response and its request; returns None, or another response.
     Step = Callable[[WerkzeugResponse, Request], Any]
 
-__all__ = ("Finaliser",)
+__all__ = ("Finaliser", "duplicate")
 
 logger = logging.getLogger("kyoukai")
 
@@ -66,19 +69,48 @@ class Finaliser(FailureHandler):
         The steps of ``finalize_response``, in order; to be replaced by others.
 
         A step is a function or a coroutine function that takes a response and its request. It
-        changes the response, or returns another one.
+        changes the response, or returns another one. What it gets is a copy.
         """
         return self._finalizers
 
     @finalizers.setter
     def finalizers(self, steps: Iterable[Step]) -> None:
         self._finalizers = tuple(steps)
-        #: Whether they leave alone what has no validator, as plain answers have none.
-        self._finalizes_all = any(step != self.apply_conditions for step in self._finalizers)
-        self._finalizers_changed()
+        names = [self._name_of_ours(step) for step in self._finalizers]
+        # Beside each step, what spares those of ours that have nothing to do a copy.
+        concerns: dict[str, Callable[[WerkzeugResponse], bool]] = {
+            "apply_conditions": _is_versioned,
+            "negotiate_encoding": self._compressor.is_eligible,
+            "compress": self._compressor.is_eligible,
+        }
+        self._todo = [
+            (step, concerns.get(name)) for step, name in zip(self._finalizers, names, strict=True)
+        ]
+        # Whether they change answers that have no validator, too.
+        self._finalizes_all = any(name != "apply_conditions" for name in names)
+        # Bytes of a body from which a plain answer must become a response for them.
+        self._plain_limit: float = math.inf
+        if "" in names:
+            self._plain_limit = 0
+        elif "negotiate_encoding" in names or "compress" in names:
+            self._plain_limit = self.settings.compress_min_size
+        self._secures = "add_security_headers" in names
 
-    def _finalizers_changed(self) -> None:
-        """Called when ``finalizers`` were set."""
+    def _name_of_ours(self, step: Step) -> str:
+        """Return the name of a step of this class, which is known to leave some answers alone."""
+        name: str = getattr(step, "__name__", "")
+        own = vars(Finaliser).get(name)
+        is_ours = own is not None and getattr(step, "__func__", None) is own
+        return name if is_ours and getattr(step, "__self__", None) is self else ""
+
+    def _finalize_plain(self, answer: Plain, request: Request) -> WerkzeugResponse | Plain:
+        """Finalise an answer that need not become a response, or make it one."""
+        status, headers, body = answer
+        if len(body) >= self._plain_limit:
+            return self.as_response(answer)
+        if self._secures:
+            headers = self._security.added_to(headers, request.scheme)
+        return status, headers, body
 
     async def finalize_response(
         self, response: WerkzeugResponse, request: Request | None = None
@@ -93,20 +125,22 @@ class Finaliser(FailureHandler):
         """
         if request is None:
             return response
-        for step in self._finalizers:
-            before = _State(response)
+        for step, concerns in self._todo:
             try:
-                outcome = await self._call(step, response, request)
-                if outcome is not None:
-                    if not isinstance(outcome, WerkzeugResponse):
-                        raise TypeError(f"a finalizer returned {type(outcome).__name__}")
-                    response = outcome
+                if concerns is not None and not concerns(response):
+                    continue
+                # Each works on a copy. So what fails leaves nothing behind, and an application may
+                # answer with one and the same object again and again.
+                changed = duplicate(response)
+                outcome = await self._call(step, changed, request)
+                if not isinstance(outcome, WerkzeugResponse | None):
+                    raise TypeError(f"a finalizer returned {type(outcome).__name__}")
+                response = changed if outcome is None else outcome
             except (PeerGone, *THROUGH):
                 raise
             except BaseException:
                 name = getattr(step, "__qualname__", None) or safely(step, repr)
                 logger.exception("%s: finalizer %s failed", name_of(request), name)
-                response = before.restore()
         return response
 
     # -- The steps -----------------------------------------------------------------------------
@@ -125,7 +159,7 @@ class Finaliser(FailureHandler):
 
         This is for whole responses with an ETag or a Last-Modified.
         """
-        if not response.is_sequence or not has_validator(response.headers):
+        if not _is_versioned(response):
             return
         status = precondition(request, response)
         if status == 412:
@@ -174,19 +208,16 @@ class Finaliser(FailureHandler):
         response.headers.update(page.headers)
 
 
-class _State:
-    """What a response is, before a step changes it."""
+def _is_versioned(response: WerkzeugResponse) -> bool:
+    """Whether conditions can be evaluated, and ranges be cut."""
+    return response.is_sequence and has_validator(response.headers)
 
-    def __init__(self, response: WerkzeugResponse) -> None:
-        self.response = response
-        self.status = response.status
-        self.headers = response.headers.copy()
-        body = response.response
-        self.body = list(body) if isinstance(body, list) else body
 
-    def restore(self) -> WerkzeugResponse:
-        """Return the response, as it was."""
-        self.response.status = self.status
-        self.response.headers = self.headers
-        self.response.response = self.body
-        return self.response
+def duplicate(response: WerkzeugResponse) -> WerkzeugResponse:
+    """Return a response that can be changed without changing this one."""
+    twin = copy(response)
+    twin.headers = response.headers.copy()
+    if isinstance(response.response, list):
+        twin.response = response.response.copy()
+    twin.__dict__.pop("stream", None)  # it would write into this one
+    return twin

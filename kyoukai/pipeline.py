@@ -26,6 +26,7 @@ from kyoukai.exceptions import (
     UpstreamError,
 )
 from kyoukai.failures import THROUGH, InsufficientStorage, gone, internal_error, name_of, safely
+from kyoukai.finalisation import duplicate
 from kyoukai.proxied import ProxyResponse
 from kyoukai.route import UNSET
 from kyoukai.sending import response_lines
@@ -59,18 +60,14 @@ class RequestPipeline(SocketPipeline):
 
     def __init__(self, app: Kyoukai, settings: ServerConfig) -> None:
         super().__init__(app, settings)
+        self._lean = (
+            self.debugger is None
+            and not app.overrides_processing
+            and all(getattr(type(self), step) is getattr(RequestPipeline, step) for step in _STEPS)
+        )
         # Only the ordinary response class is known to say what a plain answer says.
         self._plain = app.response_class is Response
         self._new_request = app.request_class
-
-    def _finalizers_changed(self) -> None:
-        """Decide once whether requests may take the short way."""
-        self._lean = (
-            not self._finalizes_all
-            and self.debugger is None
-            and not self.app.overrides_processing
-            and all(getattr(type(self), step) is getattr(RequestPipeline, step) for step in _STEPS)
-        )
 
     # -- The steps -----------------------------------------------------------------------------
 
@@ -161,7 +158,7 @@ class RequestPipeline(SocketPipeline):
             response = self.internal_error(request, error)
         if processor is not None:
             try:
-                response = await processor(response)
+                response = await processor(duplicate(response))
             except THROUGH:
                 raise
             except BaseException:
@@ -260,7 +257,7 @@ class RequestPipeline(SocketPipeline):
     @property
     def is_bare(self) -> bool:
         """Whether a proxy's answer may pass without becoming a response: nobody looks at it."""
-        return self._lean and not self.app.root.uses_middleware
+        return self._lean and not self._finalizes_all and not self.app.root.uses_middleware
 
     async def run(self, stream: StreamState) -> None:
         """Answer a stream: what the interface calls."""
@@ -277,12 +274,14 @@ class RequestPipeline(SocketPipeline):
         set_current(ctx)  # the task is this request's own: nothing to take back
         try:
             answer = await self._respond(ctx, request)
+            if self._finalizes_all and type(answer) is tuple:
+                answer = self._finalize_plain(answer, request)
             if type(answer) is tuple and "trailers" not in touched:
                 if not stream.send_now(*answer):
                     await stream.send_response(*answer)
             else:
                 response = self.as_response(answer)
-                if has_validator(response.headers):
+                if self._finalizes_all or has_validator(response.headers):
                     response = await self.finalize_response(response, request)
                 await self.send_response(response, stream, request)
         except ExpectingNoResponse:

@@ -18,6 +18,10 @@ if TYPE_CHECKING:
 __all__ = ("ProxyResponse", "ProxySource")
 
 
+#: Headers that speak of the bytes of a body, and of no others.
+_OF_THE_BODY = ("Content-Encoding", "Content-Range", "Digest", "ETag", "Trailer")
+
+
 class ProxySource(Protocol):
     """What a :class:`ProxyResponse` comes from: a request at a server."""
 
@@ -50,7 +54,6 @@ class ProxyResponse(Response):
     """
 
     default_mimetype = None
-    automatically_set_content_length = False
 
     def __init__(self, source: ProxySource, status: int, headers: Sequence[Header]) -> None:
         pairs = [(name.decode("latin-1"), value.decode("latin-1")) for name, value in headers]
@@ -71,6 +74,16 @@ class ProxyResponse(Response):
     def is_upgrade(self) -> bool:
         """Whether the server has agreed to an upgrade, and nobody objects."""
         return self.status_code == 101 and self.is_passed_on
+
+    def set_data(self, value: bytes | str) -> None:
+        """
+        Put another body in place of the server's.
+
+        :param value: the body; what the headers say of the server's alone is removed
+        """
+        super().set_data(value)
+        for name in _OF_THE_BODY:
+            self.headers.remove(name)
 
     def get_wsgi_headers(self, environ: dict[str, Any]) -> Headers:
         """

@@ -93,7 +93,6 @@ class Upstream:
                 idle.pop()
             elif only_fresh and (
                 asyncio.get_running_loop().time() - connection.idle_since > _FRESH
-                and self.open < self.proxy.max_connections
             ):
                 return None
             else:
@@ -107,15 +106,21 @@ class Upstream:
         :raises UpstreamError: if it cannot be had
         """
         timeout = self.proxy.connect_timeout
-        if self.open >= self.proxy.max_connections or self._waiting:
+        while self.open >= self.proxy.max_connections or self._waiting:
+            if self._idle and not self._waiting:
+                self._idle.pop(0).abort()  # which is of no use for this request
             found = await self._wait_for_one(timeout)
-            if found is not None:
-                return found
+            if found is None:
+                break
+            if found.is_unused:
+                return found  # else it was lost in the meantime, and its room is another's
         else:
             self.open += 1
         try:
             async with asyncio.timeout(timeout):
                 connection = await self._open()
+            if connection.is_lost:
+                raise ConnectionResetError(errno.ECONNRESET, "Connection closed at once")
         except BaseException as error:
             self._closed()
             if isinstance(error, TimeoutError):
@@ -191,7 +196,7 @@ class Upstream:
     def _hand_back(self, connection: UpstreamConnection | None) -> None:
         if connection is None:
             self._closed()
-        else:
+        elif connection.is_unused:
             self._keep(connection, connection.idle_limit)
 
     def release(self, connection: UpstreamConnection) -> None:
@@ -200,8 +205,14 @@ class Upstream:
 
         :param connection: the connection
         """
+        if connection.is_unused:
+            self._keep(connection, connection.idle_limit)
+            return
         if not connection.reusable:
-            connection.abort()
+            if connection.is_over:
+                connection.close()
+            else:
+                connection.abort()
             return
         seconds = self.proxy.keep_alive_timeout
         head = connection.head
@@ -211,13 +222,16 @@ class Upstream:
 
     def _keep(self, connection: UpstreamConnection, seconds: float) -> None:
         waiting = self._waiting
+        if seconds <= 0 or not self.proxy.pool_size:
+            connection.close()
+            return
         connection.become_idle(seconds)
         while waiting:
             future = waiting.popleft()
             if not future.done():
                 future.set_result(connection)
                 return
-        if len(self._idle) < self.proxy.pool_size and seconds > 0:
+        if len(self._idle) < self.proxy.pool_size:
             self._idle.append(connection)
         else:
             connection.close()
@@ -252,10 +266,14 @@ class Upstream:
 
     def _failed(self, reason: str) -> None:
         """It could not be reached: pass it over for a while."""
+        now = asyncio.get_running_loop().time()
+        if now < self.down_until:  # one of many that found out at the same time
+            logger.debug("upstream %s: %s", self.address, reason)
+            return
         self._failures += 1
         proxy = self.proxy
         seconds = min(proxy.max_backoff, proxy.fail_backoff * 2 ** min(self._failures - 1, 32))
-        self.down_until = asyncio.get_running_loop().time() + seconds
+        self.down_until = now + seconds
         if self._failures == 1:
             logger.warning("upstream %s: %s", self.address, reason)
         else:

@@ -9,6 +9,8 @@ again.
 from __future__ import annotations
 
 import asyncio
+import socket
+import struct
 from collections import deque
 from enum import Enum
 from typing import TYPE_CHECKING, Any, cast
@@ -16,7 +18,7 @@ from typing import TYPE_CHECKING, Any, cast
 import httptools
 
 from kyoukai.exceptions import InvalidResponse, UpstreamError, UpstreamTimeout
-from kyoukai.rules import check_trailers
+from kyoukai.upstream_head import passed_trailers
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -48,6 +50,12 @@ NEVER = float("inf")
 _INTERIMS = 32
 _CHUNKED_HEAD = b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n"
 _PREFIX = b"HTTP/1."
+_BAD_CHUNKS = "the chunked body of its answer is malformed"
+_TRAILERS_TOO_LARGE = "the trailers of its answer are too large (max_head_size)"
+
+#: Seconds without progress in which a connection is closed in good order, before it is cut.
+_CLOSING = 5.0
+_NO_LINGER = struct.pack("ii", 1, 0)
 
 
 class UpstreamConnection(asyncio.Protocol):
@@ -67,7 +75,9 @@ class UpstreamConnection(asyncio.Protocol):
         "_deadline",
         "_error",
         "_excess",
+        "_framing",
         "_interims",
+        "_is_ending",
         "_left",
         "_limit",
         "_loop",
@@ -128,11 +138,13 @@ class UpstreamConnection(asyncio.Protocol):
         self._buffered = 0
         self._left = 0
         self._interims = 0
-        self._excess = False
+        self._excess = self._is_ending = False
         self._error: Exception | None = None
         self._parser: Any = None
         self._trailer_lines: list[Header] = []
         self._trailer_size = 0
+        # Bytes of a chunked body since the last one that was content.
+        self._framing = 0
         self._waiter: asyncio.Future[None] | None = None
         self._room: asyncio.Future[None] | None = None
         self._reading_paused = False
@@ -387,8 +399,10 @@ class UpstreamConnection(asyncio.Protocol):
 
     def _check_beginning(self, data: bytes) -> None:
         """Refuse what cannot become a head, at once."""
-        if data[:7] != _PREFIX[: len(data)] or b"\n" in data[:1]:
+        if data[:7] != _PREFIX[: len(data)]:
             self.fail(UpstreamError("its answer is not in HTTP/1.0 or HTTP/1.1"))
+        elif data.count(b"\n") != data.count(b"\r\n"):  # its end may never be found
+            self.fail(UpstreamError("the head of its answer is malformed"))
         elif len(data) > self.max_head_size:
             self.fail(UpstreamError("the head of its answer is too large (max_head_size)"))
 
@@ -405,7 +419,7 @@ class UpstreamConnection(asyncio.Protocol):
         elif head.chunked:
             self._phase = CHUNKED
             self._trailer_lines = []
-            self._trailer_size = 0
+            self._trailer_size = self._framing = 0
             self._parser = None
             parser = httptools.HttpResponseParser(self)
             parser.feed_data(_CHUNKED_HEAD)
@@ -420,6 +434,7 @@ class UpstreamConnection(asyncio.Protocol):
                 self._length_received(rest)
         else:
             self._phase = TO_EOF
+            self._excess = True  # the connection ends with it
             if rest:
                 self._push(rest)
 
@@ -437,15 +452,20 @@ class UpstreamConnection(asyncio.Protocol):
         self._done(rest)
 
     def _chunked_received(self, data: bytes) -> None:
+        before = self._buffered
         try:
             self._parser.feed_data(data)
         except (httptools.HttpParserError, httptools.HttpParserUpgrade):
             if self._phase is not DONE:
-                self.fail(UpstreamError("the chunked body of its answer is malformed"))
+                large = self._trailer_size > self.max_head_size
+                self.fail(UpstreamError(_TRAILERS_TOO_LARGE if large else _BAD_CHUNKS))
             self._excess = True
             return
-        if self._phase is CHUNKED and self._trailer_size > self.max_head_size:
-            self.fail(UpstreamError("the trailers of its answer are too large (max_head_size)"))
+        self._framing = 0 if self._buffered > before else self._framing + len(data)
+        if self._phase is CHUNKED and (
+            self._trailer_size > self.max_head_size or self._framing > self.max_head_size
+        ):
+            self.fail(UpstreamError(_TRAILERS_TOO_LARGE))
         elif self._buffered > self._limit:
             self._pause()
         self._wake()
@@ -479,6 +499,8 @@ class UpstreamConnection(asyncio.Protocol):
             return  # of what nobody has asked for
         self._trailer_lines.append((name.lower(), value.rstrip(b" \t")))
         self._trailer_size += len(name) + len(value) + 4
+        if self._trailer_size > self.max_head_size:
+            raise InvalidResponse("the trailers are too large")  # which ends the parser
 
     def on_body(self, data: bytes) -> None:
         """A piece of the body."""
@@ -495,13 +517,8 @@ class UpstreamConnection(asyncio.Protocol):
         """The body is complete."""
         if self._phase is not CHUNKED:
             return
-        trailers = self._trailer_lines
-        if trailers:
-            try:
-                check_trailers(trailers)
-                self.trailers = trailers
-            except InvalidResponse:
-                pass  # what may not be a trailer goes no further (RFC 9110 section 6.5.1)
+        if self._trailer_lines:
+            self.trailers = passed_trailers(self._trailer_lines)
         self._done()
 
     # -- The end -------------------------------------------------------------------------------
@@ -514,9 +531,20 @@ class UpstreamConnection(asyncio.Protocol):
             and self.request_complete
             and self.head is not None
             and self.head.keeps
+            and self.head.status != 101
             and not (self._excess or self.is_lost or self._reading_paused)
             and not self.transport.is_closing()
         )
+
+    @property
+    def is_unused(self) -> bool:
+        """Whether it was taken for a request that has not been sent on it."""
+        return self._phase is IDLE and not (self.is_lost or self.transport.is_closing())
+
+    @property
+    def is_over(self) -> bool:
+        """Whether both messages are complete."""
+        return self._phase is DONE and self.request_complete and self._error is None
 
     def become_idle(self, seconds: float) -> None:
         """
@@ -530,6 +558,7 @@ class UpstreamConnection(asyncio.Protocol):
         self._chunks.clear()
         self._buffered = 0
         self.idle_since = self._loop.time()
+        self.idle_limit = seconds
         self._deadline = deadline = self.idle_since + seconds
         if deadline < self._timer_at:
             self._arm(deadline)
@@ -547,8 +576,20 @@ class UpstreamConnection(asyncio.Protocol):
         self._wake_writer()
 
     def abort(self) -> None:
-        """Cut the connection."""
+        """Cut the connection, with a reset, so that nothing looks like an orderly end."""
+        if self._error is None and not (self._phase is DONE or self._phase is IDLE):
+            self._error = UpstreamError("the connection was closed")
         self._deadline = NEVER
+        sock = self.transport.get_extra_info("socket")
+        if (
+            sock is not None
+            and not self.is_lost
+            and sock.family in (socket.AF_INET, socket.AF_INET6)
+        ):
+            try:
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _NO_LINGER)
+            except OSError:
+                pass  # it is closed already
         self.transport.abort()
 
     def close_output(self) -> bool:
@@ -560,7 +601,13 @@ class UpstreamConnection(asyncio.Protocol):
 
     def close(self) -> None:
         """Close the connection once what has been written is sent."""
+        self._is_ending = True
         self.transport.close()
+        if not self.is_lost:  # over TLS, the server may never close its side
+            self._unsent = self.transport.get_write_buffer_size()
+            self._deadline = deadline = self._loop.time() + _CLOSING
+            if deadline < self._timer_at:
+                self._arm(deadline)
 
     def tune(self, buffer_size: int) -> None:
         """
@@ -593,6 +640,11 @@ class UpstreamConnection(asyncio.Protocol):
         deadline = self._deadline
         if deadline > self._loop.time() + 0.001:  # a loop's clock is cached
             self._arm(deadline)
+        elif self._is_ending:
+            if self.transport.get_write_buffer_size() < self._unsent:
+                self.close()
+            else:
+                self.abort()
         elif self._phase is IDLE:
             self.abort()
         elif self.write_paused and self.transport.get_write_buffer_size() < self._unsent:

@@ -13,15 +13,30 @@ from typing import TYPE_CHECKING, NamedTuple
 import httptools
 
 from kyoukai.exceptions import InvalidResponse, UpstreamError
-from kyoukai.rules import HOP_BY_HOP, check_response_head, check_trailers
+from kyoukai.rules import FORWARDED, HOP_BY_HOP, check_response_head, check_trailers
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from kyoukai.rules import Header
 
-__all__ = ("CONNECTION_FIELDS", "HeadReader", "ResponseHead", "nominated")
+__all__ = ("CONNECTION_FIELDS", "HeadReader", "ResponseHead", "nominated", "passed_trailers")
 
 #: Fields that are about one connection (RFC 9110 section 7.6.1), whatever Connection names.
-CONNECTION_FIELDS = HOP_BY_HOP | {b"te", b"upgrade", b"proxy-authenticate", b"proxy-authorization"}
+CONNECTION_FIELDS = HOP_BY_HOP | {
+    b"http2-settings",
+    b"proxy-authenticate",
+    b"proxy-authorization",
+    b"te",
+    b"upgrade",
+}
+#: Fields that are no trailers: whoever takes them for headers would frame or route by them (RFC
+#: 9110 section 6.5.1).
+_NO_TRAILERS = (
+    CONNECTION_FIELDS
+    | FORWARDED
+    | {b"content-length", b"expect", b"host", b"max-forwards", b"trailer", b"via", b"x-real-ip"}
+)
 
 _VERSIONS = (b"HTTP/1.1 ", b"HTTP/1.0 ")
 
@@ -86,6 +101,8 @@ class HeadReader:
         version = data[:9]
         if version not in _VERSIONS:
             raise UpstreamError("its answer is not in HTTP/1.0 or HTTP/1.1")
+        if b"\0" in data:
+            raise UpstreamError("the head of its answer is malformed")
         fields = _Fields()
         parser = httptools.HttpResponseParser(fields)
         try:
@@ -112,6 +129,24 @@ class _Fields:
 def nominated(connection: bytes) -> frozenset[bytes]:
     """Return the names that a Connection header nominates, in lower case."""
     return frozenset(part.strip() for part in connection.lower().split(b","))
+
+
+def passed_trailers(lines: Iterable[Header]) -> list[Header]:
+    """
+    Return those of a message's trailers that go on with it.
+
+    :param lines: its trailers, names in lower case
+    """
+    passed = [
+        pair
+        for pair in lines
+        if pair[0] not in _NO_TRAILERS and not pair[0].startswith(b"x-forwarded-")
+    ]
+    try:
+        check_trailers(passed)
+    except InvalidResponse:
+        return []
+    return passed
 
 
 def _judge(status: int, lines: list[Header], is_old: bool, via: bytes) -> ResponseHead:

@@ -11,8 +11,9 @@ import pytest
 from exchanges import WIRES, exchange
 
 from kyoukai import HTTPRequestContext, Kyoukai, Response
-from kyoukai.compression import Compressor, gzip
+from kyoukai.compression import gzip
 from kyoukai.exceptions import ConfigurationError
+from kyoukai.pipeline import RequestPipeline
 from kyoukai.testing import Client
 
 if TYPE_CHECKING:
@@ -296,18 +297,21 @@ def test_gzip(name: bytes, body: bytes) -> None:
     assert (encoded[3], encoded[10 : 10 + len(name)]) == (8 if name else 0, name)
 
 
-@pytest.mark.parametrize(("size", "in_thread"), [(65536, False), (65537, True)])
-async def test_what_is_large_does_not_stop_the_loop(
-    size: int, in_thread: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    seen: list[int] = []
-    encode = Compressor.encode
+@pytest.mark.parametrize(("size", "in_thread"), [(65536, 0), (65537, 1)])
+async def test_what_is_large_does_not_stop_the_loop(size: int, in_thread: int) -> None:
+    threads: list[str] = []
 
-    def watched(self: Compressor, body: bytes, noisy: bool) -> bytes:
-        seen.append(threading.get_ident())
-        return encode(self, body, noisy)
+    class Watching(RequestPipeline):
+        async def in_thread(self, function: Any, *args: Any, **kwargs: Any) -> Any:
+            def watched() -> Any:
+                threads.append(threading.current_thread().name)
+                return function(*args, **kwargs)
 
-    monkeypatch.setattr(Compressor, "encode", watched)
-    answer = await ask(lambda: "a" * size)
+            return await super().in_thread(watched)
+
+    app = app_with(lambda: "a" * size)
+    app.pipeline_class = Watching
+    answer = await exchange(app, "/", headers=GZIP, compress=True)
     assert reference.decompress(answer.body) == b"a" * size
-    assert [ident != threading.get_ident() for ident in seen] == [in_thread]
+    assert len(threads) == in_thread
+    assert all(name.startswith("kyoukai-test") for name in threads)

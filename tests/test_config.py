@@ -24,6 +24,7 @@ def test_the_defaults_are_those_of_the_documentation() -> None:
     assert (config.linger_timeout, config.tls_handshake_timeout) == (2, 10)
     assert config.ciphers == "ECDHE+AESGCM:ECDHE+CHACHA20"
     assert config.trusted_proxies == ()
+    assert config.upgrade_tokens == ("websocket",)
     assert (config.ws_max_message_size, config.ws_max_fragments) == (1048576, 1024)
     assert (config.ws_deflate, config.ws_origins) == (False, ())
     assert (config.ws_ping_interval, config.ws_ping_timeout) == (20, 20)
@@ -56,6 +57,8 @@ def test_it_is_frozen() -> None:
         ("server_header", None, None),
         ("trusted_proxies", ["10.0.0.0/8", "::1", "unix", "*"], ("10.0.0.0/8", "::1", "unix", "*")),
         ("root_path", "/a/b", "/a/b"),
+        ("upgrade_tokens", [], ()),
+        ("upgrade_tokens", ["websocket", "tcp", "irc/6.9"], ("websocket", "tcp", "irc/6.9")),
         ("graceful_timeout", 0, 0.0),
     ],
 )
@@ -85,6 +88,12 @@ def test_values_are_converted(name: str, value: Any, converted: Any) -> None:
         ("trusted_proxies", "10.0.0.256", "trusted_proxies: '10.0.0.256' is no address"),
         ("ws_origins", "example.com", "ws_origins: 'example.com' is no origin such as 'https://"),
         ("ws_origins", "https://example.com/app", "is no origin such as"),
+        ("upgrade_tokens", ["websocket", "h2c"], "upgrade_tokens: 'h2c' is HTTP/2 itself"),
+        ("upgrade_tokens", "h2", "upgrade_tokens: 'h2' is HTTP/2 itself"),
+        ("upgrade_tokens", "WebSocket", "upgrade_tokens: 'WebSocket' is no protocol such as"),
+        ("upgrade_tokens", "a, b", "upgrade_tokens: 'a, b' is no protocol"),
+        ("upgrade_tokens", "", "upgrade_tokens: '' is no protocol"),
+        ("upgrade_tokens", "a/b/c", "upgrade_tokens: 'a/b/c' is no protocol"),
         ("ws_max_message_size", 0, "ws_max_message_size must be at least 1, not 0"),
         ("ws_close_timeout", 0, "ws_close_timeout must be greater than 0"),
         ("root_path", "a", "root_path must start with '/'"),

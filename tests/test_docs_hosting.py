@@ -10,7 +10,7 @@ import pytest
 from example_programs import ROOT
 from test_docs_tables import literals_of
 
-from kyoukai import Kyoukai, ServerConfig
+from kyoukai import Kyoukai, Proxy, ServerConfig
 from kyoukai.cli import run_command
 from kyoukai.exceptions import TargetError
 from kyoukai.interfaces.recognition import recognise
@@ -59,7 +59,8 @@ def wsgi(environ, start_response): ...
 def asgi2(scope): ...
 
 
-SAMPLES = (Kyoukai("sample"), Negotiating(), Rsgi(), ssgi, asgi, rsgi, wsgi, asgi2)
+URL = "http://127.0.0.1:9000"
+SAMPLES = (Kyoukai("sample"), Proxy(URL), Negotiating(), Rsgi(), ssgi, asgi, rsgi, wsgi, asgi2)
 
 
 def test_the_order_of_recognition():
@@ -67,6 +68,7 @@ def test_the_order_of_recognition():
     assert len(rows) == len(SAMPLES)
     for (what, kind, _), sample in zip(rows, SAMPLES, strict=True):
         assert f"``{recognise(sample, 'x:y')}``" == kind, what
+        assert "URL" not in what or recognise(URL, URL) == "proxy"
         number = re.search(r"with (\d)", what)
         if number is not None:
             assert len(inspect.signature(sample).parameters) == int(number[1])

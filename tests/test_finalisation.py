@@ -1,4 +1,4 @@
-"""The last steps of a response: their order, their failures, conditional requests, ranges, headers."""
+"""The last steps of a response: order, failures, conditional requests, ranges, headers."""
 
 from __future__ import annotations
 
@@ -382,6 +382,38 @@ async def test_what_ends_a_request_passes(
     assert "finalizer" not in caplog.text
 
 
+async def test_one_response_for_all_requests() -> None:
+    """What is done to it for one request must not show in the next."""
+    closed: list[int] = []
+    kept = Response("The same again. " * 100, headers={"ETag": '"v1"'}, content_type="text/plain")
+    kept.call_on_close(lambda: closed.append(1))
+    app = app_with(lambda: kept)
+    gzip = {"Accept-Encoding": "gzip"}
+    async with Client(app, compress=True, security_headers="default") as client:
+        first = await client.get("/")
+        for headers in ({"If-None-Match": "*"}, {"Range": "bytes=0-1"}, {"If-Match": '"a"'}, gzip):
+            await client.get("/", headers=headers)
+        last = await client.get("/")
+        assert (await client.get("/", headers=gzip)).headers["Content-Encoding"] == "gzip"
+    assert (last.status, last.body) == (first.status, first.body)
+    assert sorted(last.headers.keys()) == sorted(first.headers.keys())
+    assert (kept.status_code, kept.get_etag()) == (200, ("v1", False))
+    assert len(closed) == 7
+
+
+async def test_a_step_may_write_to_the_body() -> None:
+    def made() -> Response:
+        response = Response()
+        response.stream.write("one")
+        return response
+
+    async def step(response: Response, request: Request) -> None:
+        response.stream.write("two")
+
+    answer = await exchange(app_with(made, pipeline_class=with_steps(step)))
+    assert answer.body == b"onetwo"
+
+
 # -- Date and HEAD -----------------------------------------------------------------------------
 
 
@@ -508,13 +540,65 @@ def pipeline_of(app: Kyoukai, **settings: Any) -> Any:
     return Client(app, **settings).server.interface.pipeline  # type: ignore[attr-defined]
 
 
-def test_only_what_is_set_leaves_the_short_way(tmp_path: Any) -> None:
+def test_only_what_is_set_costs_plain_answers_anything(tmp_path: Any) -> None:
     app = Kyoukai("test")
     (tmp_path / "page.html").write_text("$status")
-    assert pipeline_of(app)._lean
-    assert pipeline_of(app, error_pages={404: str(tmp_path / "page.html")})._lean
-    assert not pipeline_of(app, compress=True)._lean
-    assert not pipeline_of(app, security_headers="default")._lean
+    assert not pipeline_of(app)._finalizes_all
+    assert not pipeline_of(app, error_pages={404: str(tmp_path / "page.html")})._finalizes_all
+    assert not pipeline_of(with_own(keep=False))._finalizes_all
+    assert pipeline_of(app, compress=True)._finalizes_all
+    assert pipeline_of(app, security_headers="default")._finalizes_all
+    assert pipeline_of(with_own(mark))._finalizes_all
     assert not pipeline_of(Kyoukai("test", debug=True))._lean
-    assert not pipeline_of(Kyoukai("test", pipeline_class=with_steps(mark)))._lean
-    assert pipeline_of(Kyoukai("test", pipeline_class=with_steps(keep=False)))._lean
+
+
+def with_own(*steps: Any, keep: bool = True) -> Kyoukai:
+    return Kyoukai("test", pipeline_class=with_steps(*steps, keep=keep))
+
+
+class OwnSecurity(RequestPipeline):
+    async def add_security_headers(self, response: Response, request: Request) -> None:
+        await super().add_security_headers(response, request)
+        response.headers["X-Own"] = "1"
+
+
+class Slow(RequestPipeline):
+    """Takes no short way."""
+
+    async def get_request(self, stream: Any) -> Request:
+        return await super().get_request(stream)
+
+
+PLAIN_SETTINGS: list[dict[str, Any]] = [
+    {},
+    {"security_headers": "default"},
+    {"security_headers": ["default", "Content-Type: x", "Allow: y"]},
+    {"compress": True},
+    {"compress": True, "compress_min_size": 1, "security_headers": "default"},
+]
+
+
+@pytest.mark.parametrize("settings", PLAIN_SETTINGS)
+@pytest.mark.parametrize("made", [lambda: "x" * 3000, lambda: {"a": 1}, lambda: None, lambda: b""])
+@pytest.mark.parametrize("method", ["GET", "HEAD", "OPTIONS", "PUT"])
+async def test_both_ways_end_alike(made: Any, settings: dict[str, Any], method: str) -> None:
+    answers = []
+    for pipeline_class in (RequestPipeline, Slow):
+        app = app_with(made, pipeline_class=pipeline_class)
+        async with Client(app, **settings) as client:
+            for _ in range(2):
+                answer = await client.request(method, "/", headers={"Accept-Encoding": "gzip"})
+                headers = sorted((name.lower(), value) for name, value in answer.headers)
+                answers.append((answer.status, answer.body, headers))
+    first = answers[0]
+    assert all(each[:2] == first[:2] for each in answers)
+    for _, _, headers in answers:
+        assert [each for each in headers if each[0] != "date"] == [
+            each for each in first[2] if each[0] != "date"
+        ]
+
+
+async def test_a_step_that_is_overridden_is_called_for_plain_answers() -> None:
+    app = app_with(lambda: "plain", pipeline_class=OwnSecurity)
+    answer = await exchange(app, security_headers="default")
+    assert (answer.headers["X-Own"], answer.headers["X-Frame-Options"]) == ("1", "SAMEORIGIN")

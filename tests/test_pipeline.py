@@ -227,11 +227,14 @@ async def test_a_failing_processor_leaves_the_response_alone(
             self, request: Request, producer: Any, processor: Any = None
         ) -> Any:
             async def fail(response: Any) -> Any:
+                response.status_code = 299
+                response.set_data("spoilt")
                 raise ValueError("the processor")
 
             return await super().produce_final_response_failsafe(request, producer, fail)
 
-    assert (await get(small_app(pipeline_class=Own))).text == "hello"
+    answer = await get(small_app(pipeline_class=Own))
+    assert (answer.status, answer.text) == (200, "hello")
     assert "its response could not be processed" in caplog.text
 
 

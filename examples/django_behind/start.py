@@ -37,7 +37,7 @@ SERVERS = {
     "uvicorn": "uvicorn project.asgi:application --fd {fd} --forwarded-allow-ips * "
     "--no-access-log --log-level warning",
     "gunicorn": "gunicorn project.asgi:application --bind fd://{fd} --forwarded-allow-ips * "
-    "--worker-class asgi --log-level warning",
+    "--worker-class asgi --log-level error",
 }
 
 #: For the sockets' names.

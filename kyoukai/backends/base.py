@@ -224,6 +224,7 @@ class BaseProtocol(asyncio.Protocol, ABC):
             self._timer = None
         self.connections.discard(self)
         replace_protocol(self.transport, protocol)
+        protocol.peer_forwards = self.peer_forwards
         self.resume_reading()
         protocol.connection_made(self.transport)
         if self.write_paused:  # the transport will not say so again

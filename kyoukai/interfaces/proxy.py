@@ -12,6 +12,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from werkzeug.exceptions import BadRequest, MethodNotAllowed
+from werkzeug.exceptions import NotImplemented as NotImplementedHere
 
 from kyoukai.app import Kyoukai
 from kyoukai.exceptions import (
@@ -200,10 +201,12 @@ async def _send(stream: StreamState, exchange: Exchange, head: ResponseHead) -> 
 
 
 def _own_answer(stream: StreamState) -> WerkzeugResponse | Exception | None:
-    """Answer what goes no further (RFC 9110 section 7.6.2)."""
+    """Answer what goes no further."""
     head = stream.head
+    if stream.upgradable and not getattr(stream.protocol, "has_raw_tunnels", True):
+        return NotImplementedHere("The server in front of this one has no tunnels for a proxy.")
     if head.method in ("OPTIONS", "TRACE") and head.get(b"max-forwards") == b"0":
-        if head.method == "TRACE":
+        if head.method == "TRACE":  # as its final recipient (RFC 9110 section 7.6.2)
             return MethodNotAllowed(["GET", "HEAD", "OPTIONS"])
         return Response(status=204)
     return None

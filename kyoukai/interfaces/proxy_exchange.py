@@ -100,8 +100,8 @@ class Exchange:
             connection.on_interim = self._interim
             connection.begin(method, data, not has_body)
             if has_body:
-                if stream.receiving is CLOSED:
-                    await self._send_body(length is None)
+                if stream.receiving is CLOSED and stream.received <= settings.buffer_size:
+                    await self._send_body(length is None, in_one_go=True)
                 else:
                     self._pump = asyncio.create_task(self._send_body(length is None))
             try:
@@ -111,8 +111,8 @@ class Exchange:
                 elif head.status == 101:
                     connection.abort()
                     raise UpstreamError("it switches protocols, and nobody has asked for that")
-                if self._go is not None:
-                    self._go.set()
+                if self._go is not None and not self._go.is_set() and self._pump is not None:
+                    self._pump.cancel()  # it answers without the body, and nobody has sent any
                 return head
             except UpstreamError as error:
                 once = connection.answered or self._body_sent or isinstance(error, UpstreamTimeout)
@@ -160,8 +160,13 @@ class Exchange:
         assert failure is not None
         raise failure
 
-    async def _send_body(self, chunked: bool) -> None:
-        """Pass the request's body on."""
+    async def _send_body(self, chunked: bool, in_one_go: bool = False) -> None:
+        """
+        Pass the request's body on.
+
+        :param chunked: whether its length is not known
+        :param in_one_go: whether it is there and so short that the server need not keep up with it
+        """
         stream, connection = self._stream, self._connection
         assert connection is not None
         try:
@@ -174,7 +179,7 @@ class Exchange:
                     break
                 self._body_sent = True
                 connection.write(b"%x\r\n%b\r\n" % (len(data), data) if chunked else data)
-                if connection.write_paused:
+                if connection.write_paused and not in_one_go:
                     await connection.drain()
             if chunked:
                 lines = [b"%b: %b\r\n" % pair for pair in stream.trailers]
@@ -192,7 +197,7 @@ class Exchange:
             async with asyncio.timeout(_CONTINUE_WAIT):
                 await self._go.wait()
         except TimeoutError:
-            pass
+            self._go.set()
 
     def _interim(self, head: ResponseHead) -> None:
         """Pass an interim answer on."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from typing import TYPE_CHECKING
+from urllib.parse import quote
 
 from kyoukai.exceptions import ProtocolError
 from kyoukai.rules import FORWARDED, is_trusted
@@ -35,24 +36,21 @@ _OURS = (
         b"expect",
         b"host",
         b"max-forwards",
+        b"proxy",  # CGI programs take it for a setting of theirs, HTTP_PROXY
         b"via",
-        b"x-forwarded-by",
-        b"x-forwarded-server",
-        b"x-forwarded-ssl",
         b"x-real-ip",
     }
 )
-#: What only a trusted proxy may say.
-_OF_PROXIES = FORWARDED | {
-    b"x-forwarded-by",
-    b"x-forwarded-server",
-    b"x-forwarded-ssl",
-    b"x-real-ip",
-}
+#: What only a trusted proxy may say, as all of ``X-Forwarded-…``.
+_OF_PROXIES = FORWARDED | {b"x-real-ip"}
+_X_FORWARDED = b"x-forwarded-"
 _VERSIONS = {"1.0": b"1.0 ", "1.1": b"1.1 ", "2": b"2.0 "}
 #: Methods whose requests say that they have no body (RFC 9110 section 8.6).
 _WITH_BODY = frozenset(("POST", "PUT", "PATCH"))
-_DOTS = re.compile(r"(?:^|[/\\])\.\.?(?:[/\\]|$)")
+#: Segments that lead elsewhere for some readers, a few of which take ``\`` for ``/``, and ``..;x``
+#: for ``..``.
+_DOTS = re.compile(r"(?:^|[/\\])\.\.?(?:[/\\;]|$)")
+_NOT_ASCII = re.compile(rb"[\x80-\xff]")
 _PLAIN_NODE = re.compile(rb"[\w.\-]+")
 
 #: Blocks of lines that are remembered.
@@ -106,11 +104,12 @@ class RequestWriter:
         if address.base is None:
             target = head.target
             if target[:1] == b"/" and b"#" not in target:
-                return target
+                return target if target.isascii() else _escaped(target)
             raw = head.raw_path
         else:
             raw = address.base + self._below(head) or b"/"
-        return b"%b?%b" % (raw, head.query) if head.query else raw
+        target = b"%b?%b" % (raw, head.query) if head.query else raw
+        return target if target.isascii() else _escaped(target)
 
     def _below(self, head: RequestHead) -> bytes:
         """Return what comes after the prefix, with its escapes."""
@@ -122,7 +121,9 @@ class RequestWriter:
         raw, position = head.raw_path, 0
         for _ in range(length):
             position += 3 if raw[position : position + 1] == b"%" else 1
-        return raw[position:]
+        rest = raw[position:]
+        # An escaped slash has ended the prefix: as it is, what replaces that would go on with it.
+        return b"/" + rest[3:] if rest[:1] == b"%" else rest
 
     def write(
         self,
@@ -156,7 +157,15 @@ class RequestWriter:
         """Return the header lines that do not depend on the path or the body."""
         head = stream.head
         peer = _peer(stream)
-        key = (tuple(head.headers), head.client, peer, head.scheme, head.http_version, address.url)
+        key = (
+            tuple(head.headers),
+            head.method,
+            head.client,
+            peer,
+            head.scheme,
+            head.http_version,
+            address.url,
+        )
         lines = self._known.get(key)
         if lines is None:
             lines = self._render(head, peer, address)
@@ -169,7 +178,7 @@ class RequestWriter:
     def _render(self, head: RequestHead, peer: str | None, address: UpstreamAddress) -> bytes:
         special: dict[bytes, list[bytes]] = {}
         for name, value in head.headers:
-            if name in _OURS:
+            if name in _OURS or name.startswith(_X_FORWARDED):
                 special.setdefault(name, []).append(value)
         host = special[b"host"][0]
         if self._fixed_host:
@@ -179,12 +188,11 @@ class RequestWriter:
         else:
             sent_host = host
         lines = [b"host: %b\r\n" % sent_host]
-        options = nominated(b",".join(special.get(b"connection", ())))
-        lines += [
-            b"%b: %b\r\n" % pair
-            for pair in head.headers
-            if not (pair[0] in _OURS or pair[0] in options)
-        ]
+        left_out = _OURS | nominated(b",".join(special.get(b"connection", ())))
+        if head.method == "CONNECT":
+            left_out |= {b"sec-websocket-key"}  # which HTTP/2 does not have: ours is sent
+        left_out |= special.keys()
+        lines += [b"%b: %b\r\n" % pair for pair in head.headers if pair[0] not in left_out]
         if b"trailers" in nominated(b",".join(special.get(b"te", ()))):
             lines.append(b"te: trailers\r\nconnection: te\r\n")
         self._tell_of_client(lines, head, special, peer)
@@ -205,11 +213,12 @@ class RequestWriter:
     ) -> None:
         """Say who the client is; what a trusted proxy has said is carried on."""
         trusted: dict[bytes, list[bytes]] = {}
-        if not _OF_PROXIES.isdisjoint(special) and is_trusted(peer or "unix", self._trusted):
-            trusted = {name: special[name] for name in special if name in _OF_PROXIES}
+        told = [name for name in special if name in _OF_PROXIES or name.startswith(_X_FORWARDED)]
+        if told and is_trusted(peer or "unix", self._trusted):
+            trusted = {name: special[name] for name in told}
         scheme, host = head.scheme.encode(), head.authority.encode()
         node = b"" if peer is None else peer.encode("latin-1", "replace")
-        prefix = (head.root_path + self._prefix).encode("ascii", "replace")
+        prefix = quote(head.root_path + self._prefix).encode()
         ours = []
         if self._x_forwarded:
             chain = trusted.get(b"x-forwarded-for", [])
@@ -241,6 +250,11 @@ class RequestWriter:
         return bool(self._prefix) and any(
             address.base is not None for address in self._proxy.addresses()
         )
+
+
+def _escaped(target: bytes) -> bytes:
+    """Escape what a target may not have as it is (RFC 3986 section 2), though clients send it."""
+    return _NOT_ASCII.sub(lambda found: b"%%%02X" % found[0][0], target)
 
 
 def _peer(stream: StreamState) -> str | None:
@@ -278,8 +292,9 @@ def rewrite_location(
     :param address: the server, whose ``base`` the prefix stands for
     :param prefix: the prefix for the client, without a slash at its end
     """
+    shown = quote(prefix).encode()
     return tuple(
-        (name, _client_location(value, address, prefix.encode()) if name == b"location" else value)
+        (name, _client_location(value, address, shown) if name == b"location" else value)
         for name, value in headers
     )
 
@@ -297,6 +312,13 @@ def _client_location(value: bytes, address: UpstreamAddress, prefix: bytes) -> b
     base = address.base
     if base is None:
         return path
-    if path.startswith(base) and path[len(base) : len(base) + 1] in (b"", b"/", b"?", b"#"):
+    if prefix and not base and _is_below(path, prefix):
+        return path  # it knows of the prefix, by X-Forwarded-Prefix
+    if _is_below(path, base):
         return prefix + path[len(base) :] or b"/"
     return path
+
+
+def _is_below(path: bytes, prefix: bytes) -> bool:
+    """Whether a path begins with a prefix of whole segments."""
+    return path.startswith(prefix) and path[len(prefix) : len(prefix) + 1] in b"/?#"

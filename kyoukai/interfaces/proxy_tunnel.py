@@ -115,11 +115,15 @@ class _Tunnel:
         self._last = self._loop.time()
         self._timer: asyncio.TimerHandle | None = None
         self._idle: asyncio.Future[None] = self._loop.create_future()
+        # Whether the client has to take something, and whether that is the last.
+        self._sending = self._parting = False
 
     async def run(self) -> None:
         """Run both pumps; when one fails, or nothing comes for too long, cut both sides."""
         stream, connection = self._stream, self._connection
-        pumps = {asyncio.create_task(self._upwards()), asyncio.create_task(self._downwards())}
+        up = asyncio.create_task(self._upwards())
+        down = asyncio.create_task(self._downwards())
+        pumps = {up, down}
         running = set(pumps)
         stopping = asyncio.create_task(stream.stopping())
         orderly = False
@@ -131,14 +135,17 @@ class _Tunnel:
                     (*running, stopping, self._idle), return_when=asyncio.FIRST_COMPLETED
                 )
                 running -= done
-                if self._idle in done or stopping in done:
-                    await self._part(running)
-                    orderly = True
-                    return
                 if any(pump.exception() for pump in done & pumps):
                     break
+                if self._idle in done or stopping in done:
+                    if self._idle in done and self._sending:
+                        break  # what the client has not taken would be missing
+                    orderly = await self._part(up, down)
+                    break
+                if down in done and connection.is_lost:
+                    orderly = True  # what the client still sends has nowhere to go
+                    break
             else:
-                connection.close()
                 orderly = True
         finally:
             if self._timer is not None:
@@ -147,20 +154,27 @@ class _Tunnel:
             for task in (*pumps, stopping):
                 task.cancel()
             await asyncio.gather(*pumps, stopping, return_exceptions=True)
-            if not orderly:
+            if orderly:
+                connection.close()
+            else:
                 connection.abort()
                 if stream.sending is OPEN or stream.receiving is OPEN:
                     stream.reset("cancelled")
 
-    async def _part(self, pumps: set[asyncio.Task[None]]) -> None:
-        """Close both sides in good order: nothing has come for too long, or the server stops."""
-        for pump in pumps:
-            pump.cancel()
-        await asyncio.gather(*pumps, return_exceptions=True)
-        pumps.clear()
-        self._connection.close()
+    async def _part(self, up: asyncio.Task[None], down: asyncio.Task[None]) -> bool:
+        """
+        Close both sides: nothing has come for too long, or the server stops.
+
+        :return: whether that is done in good order
+        """
+        up.cancel()
+        self._parting = True
+        if not self._sending:
+            down.cancel()
+        await asyncio.gather(up, down, return_exceptions=True)
         if self._stream.sending is OPEN:
             await self._stream.end()
+        return not self._sending
 
     async def _upwards(self) -> None:
         """From the client to the server."""
@@ -180,10 +194,12 @@ class _Tunnel:
         stream, connection = self._stream, self._connection
         while data := await connection.receive():
             self._last = self._loop.time()
+            self._sending = True
             await stream.send_data(data)
+            self._sending = False
+            if self._parting:
+                return
         await stream.end()
-        if connection.is_lost:
-            raise UpstreamError("the connection was closed")
 
     def _watch(self) -> None:
         self._timer = self._loop.call_at(self._last + self._timeout, self._look)

@@ -53,9 +53,13 @@ class Http1Peer:
         """Send a whole request."""
         self.connection.request(method, target, **options)
 
-    def begin(self, method: str = "POST", target: str = "/", length: int | None = None) -> None:
+    def begin(
+        self, method: str = "POST", target: str = "/", length: int | None = None, expect: str = ""
+    ) -> None:
         """Send a head whose body follows."""
         framing = "Transfer-Encoding: chunked" if length is None else f"Content-Length: {length}"
+        if expect:
+            framing += f"\r\nExpect: {expect}"
         self._chunked = length is None
         head = f"{method} {target} HTTP/1.1\r\nHost: localhost\r\n{framing}\r\n\r\n"
         self.connection.send(head.encode(), method)
@@ -103,9 +107,12 @@ class Http2Peer:
         """Send a whole request."""
         self._sent(self.client.request(method, target, **options))
 
-    def begin(self, method: str = "POST", target: str = "/", length: int | None = None) -> None:
+    def begin(
+        self, method: str = "POST", target: str = "/", length: int | None = None, expect: str = ""
+    ) -> None:
         """Send a head whose body follows."""
         headers = [] if length is None else [("content-length", str(length))]
+        headers += [("expect", expect)] if expect else []
         self._sent(self.client.begin(method, target, headers))
 
     def _sent(self, exchange: Exchange) -> None:
@@ -683,6 +690,29 @@ async def test_interim_answers(meet: Any) -> None:
         peer.request()
         await stage.answer()
         assert (await peer.response()).informational == []
+
+
+@pytest.mark.parametrize("by_hand", [[], [100], [102, 100, 103]])
+async def test_continue_is_sent_once(meet: Any, by_hand: list[int]) -> None:
+    """Who passes a body on may wait for another's word before it says that it wants it."""
+    async with meet() as (stage, peer):
+        peer.begin(length=4, expect="100-continue")
+        stream = await stage.next()
+        assert stream.continue_expected
+        assert stream.head.get(b"expect") == b"100-continue"
+        for status in by_hand:
+            stream.send_informational(status)
+        assert stream.continue_expected is (not by_hand)
+        reading = asyncio.ensure_future(stream.read_async())
+        await turns()
+        assert not stream.continue_expected
+        peer.data(b"body")
+        peer.end()
+        assert await reading == b"body"
+        await stream.send_response(200, (), b"ok")
+        response = await peer.response()
+        assert [status for status, _ in response.informational] == (by_hand or [100])
+        assert "connection" not in response.headers
 
 
 @pytest.mark.parametrize("streamed", [False, True])

@@ -187,7 +187,7 @@ async def test_what_was_sent_arrives_although_nobody_takes_the_rest() -> None:
     """The application returns after its end: an orderly close, though the client is sending."""
     loop = asyncio.get_running_loop()
     stage = Stage()
-    async with listening(stage, linger_timeout=0.5) as (component, port):
+    async with listening(stage, linger_timeout=10) as (component, port):
         client = await dial(port)
         await loop.sock_sendall(client, ASK)
         stream = await accepted(stage)
@@ -265,7 +265,7 @@ async def test_the_server_ends_over_tls_to_a_client_that_is_sending(
 ) -> None:
     """All that was sent before the end arrives; what the client goes on sending does not."""
     down = some(2)
-    async with tls_tunnel(context, linger_timeout=0.5) as (stream, reader, writer):
+    async with tls_tunnel(context, linger_timeout=10) as (stream, reader, writer):
         stopped = False
 
         async def upload() -> None:

@@ -8,13 +8,15 @@ import pytest
 
 from kyoukai.app import Kyoukai
 from kyoukai.context import HTTPRequestContext
-from kyoukai.stream import CLOSED, IDLE, OPEN
+from kyoukai.stream import CLOSED, IDLE, OPEN, StreamState
 from kyoukai.testing import MemoryServer
 
-from . import frames as f
 from .http2.support import dial
 from .support import GOOD, Mirror, Stage, connect, parse_answers, turns
 from .wires import KEY, Http2Line
+
+#: The setting of HTTP/2 (RFC 8441 section 3).
+ENABLE_CONNECT_PROTOCOL = 8
 
 TOKENS = ("websocket", "tcp", "acme/2")
 
@@ -22,16 +24,14 @@ TOKENS = ("websocket", "tcp", "acme/2")
 def asking(offer: str, *lines: str, method: str = "GET", body: bytes = b"") -> bytes:
     """A request for an upgrade on HTTP/1.1."""
     more = "".join(f"{line}\r\n" for line in lines)
-    head = (
-        f"{method} /ask HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: {offer}\r\n{more}\r\n"
-    )
-    return head.encode() + body
+    head = f"{method} /ask HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\n"
+    return (head + f"Upgrade: {offer}\r\n{more}\r\n").encode() + body
 
 
 # -- HTTP/1.1 ----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("method", ["GET", "POST", "HEAD", "DELETE", "BREW"])
+@pytest.mark.parametrize("method", ["GET", "POST", "HEAD", "DELETE", "OPTIONS"])
 @pytest.mark.parametrize("lines", [(), ("Content-Length: 0",)])
 async def test_any_method_may_ask(method: str, lines: tuple[str, ...]) -> None:
     """As with Docker, whose attach is a POST."""
@@ -100,7 +100,12 @@ async def test_several_headers_are_one_list() -> None:
     ],
 )
 async def test_a_request_with_a_body_becomes_no_tunnel(request_: bytes) -> None:
-    app = Mirror()
+    mirror = Mirror()
+
+    async def app(stream: StreamState) -> None:
+        assert not stream.upgradable
+        await mirror(stream)
+
     async with MemoryServer(app, upgrade_tokens=TOKENS) as server:
         connection = connect(server)
         connection.send(request_ + (b"" if b"HTTP/1.0" in request_ else GOOD))
@@ -152,7 +157,7 @@ async def test_what_connect_opens() -> None:
         assert await stream.receive() == b"early"
         other = connecting(client, "acme")
         assert (await other.finished()).status == 501
-        assert client.server_settings[f.ENABLE_CONNECT_PROTOCOL] == 1
+        assert client.server_settings[ENABLE_CONNECT_PROTOCOL] == 1
         # The same block again, which is known by now.
         connecting(client, "TCP")
         assert (await stage.next()).head.protocol == "tcp"
@@ -163,7 +168,7 @@ async def test_without_any_protocol_connect_is_not_announced() -> None:
         client, _ = dial(server)
         exchange = connecting(client, "websocket")
         assert (await exchange.finished()).status == 501
-        assert not client.server_settings.get(f.ENABLE_CONNECT_PROTOCOL)
+        assert not client.server_settings.get(ENABLE_CONNECT_PROTOCOL)
 
 
 # -- Those who take no such upgrade ------------------------------------------------------------

@@ -12,7 +12,7 @@ from talks import app_with, greet, lines_of, turns
 from under_ways import Lifespan, answer_of, socket_scope
 
 from kyoukai import Kyoukai, WebSocketDisconnected
-from kyoukai.exceptions import InterfaceError, StreamError
+from kyoukai.exceptions import InterfaceError, StreamError, StreamStateError
 from kyoukai.interfaces.under_asgi import as_asgi
 from kyoukai.interfaces.under_asgi_websocket import AsgiSocketWire
 from kyoukai.testing import Client, WebSocketDenied
@@ -69,6 +69,21 @@ async def test_messages_both_ways() -> None:
         await talk.bytes(b"\xff" * size)
         message = await talk.receive_output()
         assert message == {"type": "websocket.send", "bytes": b"\xff" * size}
+    await talk.leave(code=1000)
+
+
+async def test_bytes_are_not_to_be_had() -> None:
+    """An ASGI server passes on messages: a raw tunnel is refused, and that costs nothing."""
+
+    async def handler(ctx: Any, ws: WebSocket) -> None:
+        with pytest.raises(StreamStateError):
+            ws.stream.accept_upgrade(())
+        await echo(ctx, ws)
+
+    talk = Talk(handler)
+    assert await talk.begin() == ACCEPT
+    await talk.text("hi")
+    assert await talk.receive_output() == {"type": "websocket.send", "text": "hi"}
     await talk.leave(code=1000)
 
 

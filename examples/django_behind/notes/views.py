@@ -1,5 +1,8 @@
 """Pages, what was uploaded, and what Django knows of a request."""
 
+import asyncio
+
+from asgiref.sync import sync_to_async
 from django.contrib.auth.decorators import login_required
 from django.core.exceptions import SuspiciousFileOperation
 from django.core.files.storage import default_storage
@@ -32,9 +35,18 @@ def add(request):
 def media(request, name):
     """Send what was uploaded, to be saved: as a page it would be one of this site's."""
     try:
-        return FileResponse(default_storage.open(name), as_attachment=True)
+        file = default_storage.open(name)
     except (OSError, SuspiciousFileOperation):
         raise Http404(f"There is no {name}.") from None
+    response = FileResponse(file, as_attachment=True)
+    # Under ASGI, Django would read all of it into memory before it sends the first byte.
+    response.streaming_content = pieces_of(file)
+    return response
+
+
+async def pieces_of(file):
+    while piece := await sync_to_async(file.read, thread_sensitive=False)(1 << 18):
+        yield piece
 
 
 def whoami(request):
@@ -62,5 +74,7 @@ async def lines(request, number):
         for start in range(0, number, 1000):
             end = min(start + 1000, number)
             yield "".join(f"line {line}\n" for line in range(start, end))
+            # Some servers never wait in between, so that nobody else would have a turn.
+            await asyncio.sleep(0)
 
     return StreamingHttpResponse(content(), content_type="text/plain")

@@ -1,0 +1,392 @@
+"""
+Request smuggling, against a proxy and a server together.
+
+The server here is a strict one. It sees either nothing of an attack, or exactly the requests that
+the proxy has understood, one by one; and everybody gets the answer to what they have asked, whoever
+else uses the same connections to the server.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+from backends import frames as f
+from backends.frames import data, headers, request
+from backends.support import turns
+from interfaces.proxy_peers import Front, both, both_ways, fronted
+from upstreams import OK
+
+Expected = list[tuple[str, str, bytes]]
+
+
+def echo(seen: Any) -> bytes:
+    """Answer with what the request was: method, target and body."""
+    body = b"%b %b %b" % (seen.method.encode(), seen.target.encode(), seen.body)
+    return b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body)
+
+
+class Bystanders:
+    """Clients of both protocols, which ask for something of their own all the time."""
+
+    def __init__(self, front: Front) -> None:
+        self._front = front
+        self._count = 0
+        self._http1 = [front.http1() for _ in range(2)]
+        self._http2 = front.http2()
+
+    async def ask(self) -> None:
+        """Let each of them ask, and look at the answers."""
+        await asyncio.gather(
+            *(self._ask_http1(each) for each in self._http1), *(self._ask_http2() for _ in "12")
+        )
+
+    def _target(self) -> str:
+        self._count += 1
+        return f"/by/{self._count}"
+
+    async def _ask_http1(self, connection: Any) -> None:
+        target = self._target()
+        connection.request("POST", target, body=target.encode())
+        response = await connection.response()
+        assert response.body == f"POST {target} {target}".encode()
+
+    async def _ask_http2(self) -> None:
+        target = self._target()
+        assert (await self._http2.get(target)).body == f"GET {target} ".encode()
+
+
+def seen_of(front: Front) -> Expected:
+    """Return what the server saw of the attack: requests that are complete."""
+    assert not front.upstream.wrong
+    return [
+        (each.method, each.target, each.body)
+        for each in front.upstream.requests
+        if each.complete and not each.target.startswith("/by/")
+    ]
+
+
+async def answers_to(connection: Any, count: int) -> list[bytes]:
+    """Wait for answers, then for the end, and return the bodies of those that are the server's."""
+    answers = [await connection.response() for _ in range(count)]
+    connection.transport.feed_eof()
+    try:
+        while True:
+            answers.append(await connection.response())
+    except ConnectionError:
+        pass
+    return [each.body for each in answers if each.status == 200]
+
+
+X = b"Host: x\r\n"
+POST = b"POST /a HTTP/1.1\r\n" + X
+GET = b"GET /a HTTP/1.1\r\n" + X
+SMUGGLED = b"GET /smuggled HTTP/1.1\r\nHost: x\r\n\r\n"
+CHUNKS = b"4\r\nbody\r\n0\r\n\r\n"
+A = ("POST", "/a", b"")
+BODY = ("POST", "/a", b"body")
+S = ("GET", "/smuggled", b"")
+CHUNKED = b"Transfer-Encoding: chunked\r\n"
+UPGRADE = b"Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n"
+KEY = b"Sec-WebSocket-Key: AAECAwQFBgcICQoLDA0ODw==\r\n"
+
+#: Bytes from a client on HTTP/1.1, and the requests that they are.
+ATTACKS: list[tuple[bytes, Expected]] = [
+    # Both framings: CL.TE, TE.CL, TE.TE.
+    (POST + b"Content-Length: 6\r\n" + CHUNKED + b"\r\n0\r\n\r\nG", []),
+    (POST + CHUNKED + b"Content-Length: 4\r\n\r\n" + CHUNKS + SMUGGLED, []),
+    (POST + b"Content-Length: 0\r\n" + CHUNKED + b"\r\n" + CHUNKS + SMUGGLED, []),
+    (POST + CHUNKED + CHUNKED + b"\r\n" + CHUNKS + SMUGGLED, []),
+    (POST + CHUNKED + b"Transfer-Encoding: identity\r\n\r\n" + CHUNKS + SMUGGLED, []),
+    (POST + b"Transfer-Encoding: identity\r\n" + CHUNKED + b"\r\n" + CHUNKS + SMUGGLED, []),
+    (POST + b"Transfer-Encoding: chunked, identity\r\n\r\n" + CHUNKS + SMUGGLED, []),
+    (POST + b"Transfer-Encoding: identity, chunked\r\n\r\n" + CHUNKS + SMUGGLED, []),
+    (POST + b"Transfer-Encoding: xchunked\r\n\r\n" + CHUNKS + SMUGGLED, []),
+    (POST + b"Transfer-Encoding: chunked;q=1\r\n\r\n" + CHUNKS + SMUGGLED, []),
+    (POST + b"Transfer-Encoding: chunked,\r\n\r\n" + CHUNKS + SMUGGLED, []),
+    (POST + b"Transfer-Encoding: 'chunked'\r\n\r\n" + CHUNKS + SMUGGLED, []),
+    (POST + b"Transfer-Encoding:\x0bchunked\r\n\r\n" + CHUNKS + SMUGGLED, []),
+    (POST + b"Transfer-Encoding: \x00chunked\r\n\r\n" + CHUNKS + SMUGGLED, []),
+    (POST + b"Transfer-Encoding: chunked\xa0\r\n\r\n" + CHUNKS + SMUGGLED, []),
+    (POST + b"Transfer-Encoding : chunked\r\n\r\n" + CHUNKS + SMUGGLED, []),
+    (POST + b"Transfer-Encoding\x00: chunked\r\n\r\n" + CHUNKS + SMUGGLED, []),
+    (POST + b"X: y\nTransfer-Encoding: chunked\r\n\r\n" + CHUNKS + SMUGGLED, []),
+    (POST + b"X: y\rTransfer-Encoding: chunked\r\n\r\n" + CHUNKS + SMUGGLED, []),
+    (POST + b"X: y\r\n Transfer-Encoding: chunked\r\n\r\n" + CHUNKS + SMUGGLED, []),
+    (POST + b" Transfer-Encoding: chunked\r\n\r\n" + CHUNKS + SMUGGLED, []),
+    (POST + b"Transfer-Encoding:\r\n chunked\r\n\r\n" + CHUNKS + SMUGGLED, []),
+    (b"POST /a HTTP/1.0\r\n" + X + CHUNKED + b"\r\n" + CHUNKS + SMUGGLED, []),
+    # A name with an underscore is another field here, and none to the server.
+    (POST + b"Transfer_Encoding: chunked\r\n\r\n" + SMUGGLED, [A, S]),
+    (POST + b"Content_Length: 4\r\n\r\n" + SMUGGLED, [A, S]),
+    (POST + b"Content-Length: 4\r\nContent_Length: 0\r\n\r\nbody" + SMUGGLED, [BODY, S]),
+    (POST + b"Transfer-Encoding: CHUNKED\r\n\r\n" + CHUNKS + SMUGGLED, [BODY, S]),
+    # Lengths.
+    (POST + b"Content-Length: 4\r\nContent-Length: 4\r\n\r\nbody" + SMUGGLED, []),
+    (POST + b"Content-Length: 4\r\nContent-Length: 0\r\n\r\nbody" + SMUGGLED, []),
+    (POST + b"Content-Length: 4, 4\r\n\r\nbody" + SMUGGLED, []),
+    (POST + b"Content-Length: +4\r\n\r\nbody" + SMUGGLED, []),
+    (POST + b"Content-Length: 0x4\r\n\r\nbody" + SMUGGLED, []),
+    (POST + b"Content-Length: 4 4\r\n\r\nbody" + SMUGGLED, []),
+    (POST + b"Content-Length:\r\n\r\n" + SMUGGLED, []),
+    (POST + b"Content-Length: -1\r\n\r\n" + SMUGGLED, []),
+    (POST + b"Content-Length : 4\r\n\r\nbody" + SMUGGLED, []),
+    (POST + b"Content-Length: 004\r\n\r\nbody" + SMUGGLED, [BODY, S]),
+    # CL.0 and 0.CL: bodies where servers may expect none.
+    (GET + b"Content-Length: %d\r\n\r\n" % len(SMUGGLED) + SMUGGLED, [("GET", "/a", SMUGGLED)]),
+    (GET + CHUNKED + b"\r\n" + CHUNKS + SMUGGLED, [("GET", "/a", b"body"), S]),
+    (b"HEAD" + GET[3:] + b"Content-Length: 4\r\n\r\nbody", [("HEAD", "/a", b"body")]),
+    (
+        b"DELETE" + GET[3:] + b"Content-Length: 4\r\n\r\nbody" + SMUGGLED,
+        [("DELETE", "/a", b"body"), S],
+    ),
+    (b"OPTIONS" + GET[3:] + b"\r\n" + SMUGGLED, [("OPTIONS", "/a", b""), S]),
+    (POST + b"Content-Length: 0\r\n\r\n" + SMUGGLED, [A, S]),
+    (POST + b"Content-Length: 0\r\nConnection: content-length\r\n\r\n" + SMUGGLED, [A, S]),
+    (
+        POST + b"Content-Length: 4\r\nConnection: content-length\r\n\r\nbody" + SMUGGLED,
+        [BODY, S],
+    ),
+    (POST + CHUNKED + b"Connection: transfer-encoding\r\n\r\n" + CHUNKS + SMUGGLED, [BODY, S]),
+    (POST + b"Content-Length: 99\r\n\r\n" + SMUGGLED, []),
+    # Pipelines: in order, and what follows Connection: close is nothing.
+    (
+        GET + b"\r\n" + SMUGGLED + POST + b"Content-Length: 4\r\n\r\nbody",
+        [("GET", "/a", b""), S, BODY],
+    ),
+    (GET + b"Connection: close\r\n\r\n" + SMUGGLED, [("GET", "/a", b"")]),
+    (SMUGGLED * 16, [S] * 16),
+    (SMUGGLED + POST + b"Content-Length: x\r\n\r\n" + SMUGGLED, [S]),
+    (GET + b"\r\n\r\n\r\n" + SMUGGLED, [("GET", "/a", b""), S]),
+    # Chunks.
+    (POST + CHUNKED + b"\r\n4;a=b;c\r\nbody\r\n0;x\r\n\r\n" + SMUGGLED, [BODY, S]),
+    (POST + CHUNKED + b"\r\n004\r\nbody\r\n000\r\n\r\n" + SMUGGLED, [BODY, S]),
+    (POST + CHUNKED + b"\r\n4;a\nb\r\nbody\r\n0\r\n\r\n" + SMUGGLED, []),
+    (POST + CHUNKED + b"\r\n4;a\rb\r\nbody\r\n0\r\n\r\n" + SMUGGLED, []),
+    (POST + CHUNKED + b"\r\n4\nbody\n0\n\n" + SMUGGLED, []),
+    (POST + CHUNKED + b"\r\n4\r\nbody0\r\n\r\n" + SMUGGLED, []),
+    (POST + CHUNKED + b"\r\n4\r\nbodyXX0\r\n\r\n" + SMUGGLED, []),
+    (POST + CHUNKED + b"\r\n0x4\r\nbody\r\n0\r\n\r\n" + SMUGGLED, []),
+    (POST + CHUNKED + b"\r\n4 \r\nbody\r\n0\r\n\r\n" + SMUGGLED, []),
+    (POST + CHUNKED + b"\r\n-4\r\nbody\r\n0\r\n\r\n" + SMUGGLED, []),
+    (POST + CHUNKED + b"\r\n10000000000000004\r\nbody\r\n0\r\n\r\n" + SMUGGLED, []),
+    (POST + CHUNKED + b"\r\n\r\n" + SMUGGLED, []),
+    (POST + CHUNKED + b"\r\n0\r\n" + SMUGGLED, []),
+    # Trailers that would frame or route.
+    (POST + CHUNKED + b"\r\n4\r\nbody\r\n0\r\nContent-Length: 9\r\n\r\n" + SMUGGLED, []),
+    (POST + CHUNKED + b"\r\n4\r\nbody\r\n0\r\nX-A: b\r\n\r\n" + SMUGGLED, [BODY, S]),
+    (POST + CHUNKED + b"\r\n4\r\nbody\r\n0\r\nX-A: b\r\n c\r\n\r\n" + SMUGGLED, []),
+    (POST + CHUNKED + b"\r\n4\r\nbody\r\n0\r\nX-A: b\nGET /b HTTP/1.1\r\n\r\n", []),
+    # Hosts.
+    (b"GET /a HTTP/1.1\r\nHost: x\r\nHost: y\r\n\r\n", []),
+    (b"GET /a HTTP/1.1\r\n\r\n", []),
+    (b"GET /a HTTP/1.1\r\nHost: x y\r\n\r\n", []),
+    (b"GET /a HTTP/1.1\r\nHost: x/\r\n\r\n", []),
+    (b"GET /a HTTP/1.1\r\nHost: x\r\n\tHost: y\r\n\r\n", []),
+    (b"GET http://x/a HTTP/1.1\r\nHost: y\r\n\r\n" + SMUGGLED, [("GET", "/a", b""), S]),
+    # Request lines.
+    (b"GET /a HTTP/1.1 HTTP/1.1\r\n" + X + b"\r\n", []),
+    (b"GET /a\tHTTP/1.1\r\n" + X + b"\r\n", []),
+    (b"GET /a\x00 HTTP/1.1\r\n" + X + b"\r\n", []),
+    (b"GET /a\x0b HTTP/1.1\r\n" + X + b"\r\n", []),
+    (b"GET /a HTTP/1.1\n" + X + b"\r\n", []),
+    (b"GET /a\r\n" + X + b"\r\n", []),
+    (b"GET /a HTTP/1.2\r\n" + X + b"\r\n", []),
+    (b"GET /a HTTP/2.0\r\n" + X + b"\r\n", []),
+    (b"GET a HTTP/1.1\r\n" + X + b"\r\n", []),
+    (b"G\x00T /a HTTP/1.1\r\n" + X + b"\r\n", []),
+    (b"GET  /a HTTP/1.1\r\n" + X + b"\r\n" + SMUGGLED, [("GET", "/a", b""), S]),
+    # Tunnels that are none.
+    (b"CONNECT x:80 HTTP/1.1\r\n" + X + b"\r\n" + SMUGGLED, []),
+    (b"CONNECT x:80 HTTP/1.1\r\n" + X + b"Content-Length: 4\r\n\r\nbody" + SMUGGLED, []),
+    (GET + UPGRADE + KEY + b"\r\n" + SMUGGLED, [("GET", "/a", b""), S]),
+    (
+        GET + UPGRADE + KEY + b"Content-Length: 4\r\n\r\nbody" + SMUGGLED,
+        [("GET", "/a", b"body"), S],
+    ),
+    (GET + UPGRADE + KEY + CHUNKED + b"\r\n" + CHUNKS + SMUGGLED, [("GET", "/a", b"body"), S]),
+    (POST + UPGRADE + KEY + b"Content-Length: 4\r\n\r\nbody" + SMUGGLED, [BODY, S]),
+    (POST + UPGRADE + KEY + b"\r\n" + SMUGGLED, [A, S]),
+    (GET + b"Connection: Upgrade\r\nUpgrade: foo\r\n\r\n" + SMUGGLED, [("GET", "/a", b""), S]),
+    (GET + b"Upgrade: websocket\r\n\r\n" + SMUGGLED, [("GET", "/a", b""), S]),
+    # Forgetting the end.
+    (POST + b"Content-Length: 9\r\n\r\nbody", []),
+    (POST + CHUNKED + b"\r\n4\r\nbody\r\n", []),
+    (POST + CHUNKED + b"\r\n4\r\nbody\r\n0\r\n", []),
+    (GET[:-2], []),
+]
+
+
+@both_ways
+@pytest.mark.parametrize("part", range(5))
+async def test_http_1_1(part: int, way: str) -> None:
+    """In one piece, and byte by byte."""
+    async with fronted(echo, way=way) as front:
+        bystanders = Bystanders(front)
+        await bystanders.ask()
+        for attack, expected in ATTACKS[part::5]:
+            for size in (len(attack), 1):
+                del front.upstream.requests[:]
+                connection = front.http1()
+                methods = [method for method, _, _ in expected] or ["GET"]
+                connection.send(b"", *methods)
+                for start in range(0, len(attack), size):
+                    connection.send(attack[start : start + size])
+                answers, _ = await asyncio.gather(
+                    answers_to(connection, len(expected)), bystanders.ask()
+                )
+                assert seen_of(front) == expected, attack
+                bodies = [b"%b %b %b" % (m.encode(), t.encode(), b) for m, t, b in expected]
+                assert answers == [b"" if body[:4] == b"HEAD" else body for body in bodies], attack
+                if any(not each.complete for each in front.upstream.requests):
+                    await turns()
+        await bystanders.ask()
+        assert not front.upstream.wrong
+
+
+HEAD = request(b"/a", b"POST")
+
+
+def with_pseudo(name: bytes, value: bytes) -> list[tuple[bytes, bytes]]:
+    """Return a head with another value of a pseudo-header field."""
+    return [(each, value if each == name else before) for each, before in HEAD]
+
+
+def post(*extra: tuple[bytes, bytes]) -> bytes:
+    """Return a HEADERS frame of a request whose body follows."""
+    return headers(1, [*HEAD, *extra], end=False)
+
+
+#: Frames from a client on HTTP/2, and the request that they are.
+FRAMES: list[tuple[bytes, Expected]] = [
+    # H2.CL: a length that the frames belie.
+    (post((b"content-length", b"0")) + data(1, SMUGGLED, True), []),
+    (post((b"content-length", b"4")) + data(1, b"body" + SMUGGLED, True), []),
+    (post((b"content-length", b"4")) + data(1, b"body") + data(1, SMUGGLED, True), []),
+    (post((b"content-length", b"9")) + data(1, b"body", True), []),
+    (post((b"content-length", b"4")) + data(1, b"", True), []),
+    (headers(1, [*HEAD, (b"content-length", b"4")]), []),
+    (post((b"content-length", b"4"), (b"content-length", b"5")) + data(1, b"body", True), []),
+    (post((b"content-length", b"4, 4")) + data(1, b"body", True), []),
+    (post((b"content-length", b"+4")) + data(1, b"body", True), []),
+    (post((b"content-length", b"")) + data(1, b"body", True), []),
+    (post((b"content-length", b"4\r\n")) + data(1, b"body", True), []),
+    (post((b"content-length", b"4")) + data(1, b"bo") + data(1, b"dy", True), [BODY]),
+    (post() + data(1, b"bo") + data(1, b"dy", True), [BODY]),
+    (post() + data(1, b"", True), [A]),
+    (
+        headers(1, [*request(b"/a"), (b"content-length", b"%d" % len(SMUGGLED))], end=False)
+        + data(1, SMUGGLED, True),
+        [("GET", "/a", SMUGGLED)],
+    ),
+    # H2.TE, and all else that is about a connection.
+    (post((b"transfer-encoding", b"chunked")) + data(1, b"0\r\n\r\n" + SMUGGLED, True), []),
+    (post((b"Transfer-Encoding", b"chunked")) + data(1, b"0\r\n\r\n" + SMUGGLED, True), []),
+    (post((b"transfer-encoding ", b"chunked")) + data(1, b"0\r\n\r\n" + SMUGGLED, True), []),
+    (post((b"transfer_encoding", b"chunked")) + data(1, b"body", True), [BODY]),
+    (post((b"connection", b"transfer-encoding")) + data(1, b"", True), []),
+    (post((b"upgrade", b"websocket")) + data(1, b"", True), []),
+    (post((b"keep-alive", b"x")) + data(1, b"", True), []),
+    (post((b"te", b"chunked")) + data(1, b"", True), []),
+    # CRLF and the like in names, values, and everything that becomes the request line.
+    (post((b"x", b"y\r\ntransfer-encoding: chunked")) + data(1, b"0\r\n\r\n" + SMUGGLED, True), []),
+    (post((b"x", b"y\r\n\r\n" + SMUGGLED)) + data(1, b"", True), []),
+    (post((b"x", b"y\ntransfer-encoding: chunked")) + data(1, b"", True), []),
+    (post((b"x", b"y\r")) + data(1, b"", True), []),
+    (post((b"x", b"y\x00")) + data(1, b"", True), []),
+    (post((b"x", b" y")) + data(1, b"", True), []),
+    (post((b"cookie", b"y\r\nx: z"), (b"cookie", b"a")) + data(1, b"", True), []),
+    (post((b"x-forwarded-for", b"y\r\nx: z")) + data(1, b"", True), []),
+    (post((b"via", b"y\r\nx: z")) + data(1, b"", True), []),
+    (post((b"max-forwards", b"y\r\nx: z")) + data(1, b"", True), []),
+    (post((b"expect", b"100-continue\r\nx: z")) + data(1, b"", True), []),
+    (post((b"x: y\r\ntransfer-encoding", b"chunked")) + data(1, b"", True), []),
+    (post((b"transfer-encoding:chunked\r\nx", b"y")) + data(1, b"", True), []),
+    (post((b"x:", b"y")) + data(1, b"", True), []),
+    (post((b"x y", b"z")) + data(1, b"", True), []),
+    (post((b"", b"z")) + data(1, b"", True), []),
+    (post((b"x\x00", b"z")) + data(1, b"", True), []),
+    *(
+        (headers(1, with_pseudo(name, value)), [])
+        for name, value in [
+            (b":method", b"GET /smuggled HTTP/1.1\r\nhost: x\r\n\r\nPOST"),
+            (b":method", b"GET /smuggled"),
+            (b":method", b"GET\r\n"),
+            (b":method", b""),
+            (b":path", b"/a HTTP/1.1\r\nhost: x\r\n\r\nGET /smuggled"),
+            (b":path", b"/a HTTP/1.1"),
+            (b":path", b"/a\r\n"),
+            (b":path", b"/a\tb"),
+            (b":path", b"/a\x00"),
+            (b":path", b""),
+            (b":path", b"a"),
+            (b":path", b"http://y/a"),
+            (b":authority", b"x\r\ntransfer-encoding: chunked"),
+            (b":authority", b"x y"),
+            (b":authority", b"x/smuggled"),
+            (b":authority", b"u@x"),
+            (b":authority", b""),
+            (b":scheme", b"http://x/smuggled HTTP/1.1\r\n"),
+            (b":scheme", b"http\r\nx: y"),
+            (b":scheme", b"file"),
+        ]
+    ),
+    (headers(1, [*HEAD, (b":path", b"/smuggled")]), []),
+    (headers(1, [*HEAD, (b"x", b"y"), (b":method", b"GET")]), []),
+    (headers(1, [*HEAD, (b":smuggled", b"y")]), []),
+    (headers(1, HEAD[1:]), []),
+    (headers(1, [*HEAD, (b"host", b"y")]), []),
+    (headers(1, [*HEAD, (b"host", b"localhost"), (b"host", b"localhost")]), []),
+    # Trailers.
+    (post() + data(1, b"body") + headers(1, [(b"x-a", b"b")]), [BODY]),
+    (post() + data(1, b"body") + headers(1, [(b"x-a", b"b\r\n\r\n" + SMUGGLED)]), []),
+    (post() + data(1, b"body") + headers(1, [(b"transfer-encoding", b"chunked")]), []),
+    (post() + data(1, b"body") + headers(1, [(b":path", b"/smuggled")]), []),
+    (post() + data(1, b"body") + headers(1, [(b"x-a", b"b")], end=False), []),
+    (post((b"content-length", b"9")) + data(1, b"body") + headers(1, [(b"x-a", b"b")]), []),
+    # Tunnels.
+    (headers(1, [(b":method", b"CONNECT"), (b":authority", b"x:80")], end=False), []),
+    (headers(1, request(b"/a", b"CONNECT"), end=False) + data(1, SMUGGLED, True), []),
+    (headers(1, [*request(b"/a", b"CONNECT"), (b":protocol", b"foo")], end=False), []),
+    (headers(1, [*HEAD, (b":protocol", b"websocket")], end=False), []),
+    (
+        headers(1, [*request(b"/a", b"CONNECT"), (b":protocol", b"websocket\r\nx: y")], end=False),
+        [],
+    ),
+    # No end.
+    (post() + data(1, b"body") + f.rst_stream(1), []),
+    (post((b"content-length", b"9")) + data(1, b"body") + f.rst_stream(1), []),
+]
+
+
+@both_ways
+@pytest.mark.parametrize("part", range(4))
+async def test_http_2(part: int, way: str) -> None:
+    async with fronted(echo, way=way) as front:
+        bystanders = Bystanders(front)
+        await bystanders.ask()
+        for attack, expected in FRAMES[part::4]:
+            del front.upstream.requests[:]
+            client = front.frames()
+            client.send(attack)
+            await bystanders.ask()
+            if expected:
+                status, _, body = await client.answer(1)
+                ((method, target, sent),) = expected
+                assert (status, body) == (
+                    200,
+                    b"%b %b %b" % (method.encode(), target.encode(), sent),
+                )
+            else:
+                try:
+                    assert (await client.answer(1))[0] >= 400
+                except ConnectionError:
+                    pass
+                except TimeoutError:  # it reset the stream itself
+                    assert attack.endswith(f.rst_stream(1))
+            await bystanders.ask()
+            assert seen_of(front) == expected, attack
+            client.transport.lose()
+        await bystanders.ask()
+        assert not front.upstream.wrong

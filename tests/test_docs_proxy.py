@@ -1,0 +1,194 @@
+"""The page on proxies: what its tables say happens, and the settings that they name exist."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import re
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from example_programs import ROOT
+from test_docs_tables import literals_of
+from upstreams import OK, ScriptedUpstream
+
+import kyoukai
+from kyoukai import Kyoukai, KyoukaiComponent, Proxy, ServerConfig
+from kyoukai.proxy_component import KyoukaiProxyComponent
+from kyoukai.testing import Client
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+TEXT = (ROOT / "docs" / "proxy.rst").read_text()
+DEFAULTS = Proxy("unix:a")
+
+
+def section(heading: str) -> str:
+    """What is below a heading, up to the next one."""
+    after = re.split(rf"\n{heading}\n[-.]+\n", TEXT)[1]
+    return re.split(r"\n[^\n ]+[^\n]*\n[-.]{3,}\n", after)[0]
+
+
+def rows_of(heading: str) -> list[list[str]]:
+    """The rows of the list table below a heading, without its head."""
+    text = re.split(r"\n\n(?=\S)", section(heading).partition(".. list-table::")[2])[0]
+    rows = re.split(r"\n   \* - ", text)[2:]
+    return [[" ".join(cell.split()) for cell in re.split(r"\n     -(?:\s|$)", row)] for row in rows]
+
+
+def front(upstream: ScriptedUpstream, prefix: str = "/", **options: Any) -> Kyoukai:
+    app = Kyoukai("front")
+    app.mount(prefix, Proxy(upstream.url, **options))
+    return app
+
+
+# -- Prefixes ------------------------------------------------------------------------------------
+
+
+async def test_the_table_of_prefixes() -> None:
+    table = re.findall(
+        r"(?m)^``http://127\.0\.0\.1:9000(\S*)``  +``(\S+)``  +``(\S+)``$", section("Servers")
+    )
+    assert len(table) == 4
+    for path, target, told in table:
+        async with ScriptedUpstream(tcp=True, path=path) as upstream:
+            async with Client(front(upstream, "/shop")) as client:
+                assert (await client.get(target)).status == 200
+            assert upstream.requests[0].target == told
+            replaced = "/shop" if path else None
+            assert upstream.requests[0]["x-forwarded-prefix"] == replaced
+
+
+# -- Failures ------------------------------------------------------------------------------------
+
+
+async def silence(seen: Any, wire: Any) -> None:
+    await wire.read()
+
+
+async def cut(seen: Any, wire: Any) -> None:
+    wire.abort()
+
+
+FAILURES: dict[str, Callable[[ScriptedUpstream], Any]] = {
+    "the connection is closed before an answer": lambda upstream: cut,
+    "the head of the answer breaks HTTP": lambda upstream: b"HTTP/1.1 200\r\nno colon\r\n\r\n",
+    "it switches protocols unasked": lambda upstream: (
+        b"HTTP/1.1 101 Switching\r\nConnection: upgrade\r\nUpgrade: x\r\n\r\n"
+    ),
+    "the server says nothing": lambda upstream: silence,
+}
+
+
+@pytest.mark.parametrize("what", FAILURES)
+async def test_failures_have_the_status_of_the_table(what: str) -> None:
+    [status] = [row[1] for row in rows_of("When it fails") if row[0].startswith(what)]
+    async with ScriptedUpstream() as upstream:
+        upstream.answer = FAILURES[what](upstream)
+        async with Client(front(upstream, retries=0, read_timeout=0.05)) as client:
+            assert str((await client.get("/")).status) == status
+
+
+async def test_the_other_failures_of_the_table() -> None:
+    told = {row[0].partition(":")[0]: row[1] for row in rows_of("When it fails")}
+    async with ScriptedUpstream() as upstream:
+        async with Client(front(upstream, "/x", max_connections=1, connect_timeout=0.05)) as client:
+            response = await client.get("/x/..")
+            assert str(response.status) == told["a path with a segment ``.`` or ``..``"]
+            assert upstream.requests == []
+            upstream.answers = [silence]
+            client.server.connect().request("GET", "/x")
+            await upstream.wait(lambda: upstream.requests)
+            response = await client.get("/x")
+            [busy] = [text for what, text in told.items() if what.startswith("``max_connections``")]
+            assert busy == f"{response.status} with ``Retry-After``"
+            assert "Retry-After" in response.headers
+        await upstream.stop()
+        async with Client(front(upstream)) as client:
+            assert str((await client.get("/")).status) == told["no connection"]
+        assert upstream.wrong == []
+
+
+async def test_half_an_answer_is_cut() -> None:
+    short = OK.replace(b": 2", b": 20")
+    async with ScriptedUpstream(short, closes=True) as upstream, Client(front(upstream)) as client:
+        with pytest.raises(ConnectionError):
+            await client.get("/")
+
+
+async def test_the_lines_of_the_log_are_as_shown(caplog: pytest.LogCaptureFixture) -> None:
+    shown = re.findall(r"(?m)^   ([A-Z]+) (kyoukai\.proxy): (.*)$", section("When it fails"))
+    assert len(shown) == 4
+    caplog.set_level("INFO", "kyoukai.proxy")
+    async with ScriptedUpstream(tcp=True) as upstream:
+        upstream.answers = [silence, cut]
+        async with Client(front(upstream, read_timeout=0.05)) as client:
+            await client.get("/a")
+            await client.post("/b")
+            await upstream.stop()
+            await client.get("/c")
+            await upstream.start()
+            await client.get("/d")
+        lines = [
+            (
+                record.levelname,
+                record.name,
+                record.getMessage()
+                .replace(upstream.url, "http://127.0.0.1:9000")
+                .replace("0.05", "60"),
+            )
+            for record in caplog.records
+            if record.name == "kyoukai.proxy"
+        ]
+    assert lines == shown
+
+
+# -- Names and defaults --------------------------------------------------------------------------
+
+
+def test_seconds_are_the_defaults() -> None:
+    found = set()
+    for _, limit in rows_of("Time"):
+        for name, seconds in re.findall(r"``(\w+)``, (\d+) seconds", limit):
+            assert getattr(DEFAULTS, name) == float(seconds), name
+            found.add(name)
+    assert found == {
+        "connect_timeout",
+        "read_timeout",
+        "protocol_receive_timeout",
+        "keep_alive_timeout",
+    }
+
+
+def test_every_setting_is_explained_above_the_reference() -> None:
+    text = TEXT.partition("\nSettings of a proxy\n")[0]
+    for name in Proxy.field_names():
+        assert re.search(rf"\b{name}\b", text), name
+
+
+def test_what_stands_for_nginx_is_ours() -> None:
+    ours = set(Proxy.field_names())
+    for component in (KyoukaiComponent, KyoukaiProxyComponent):
+        for each in component.__mro__:
+            ours |= set(inspect.signature(each.__init__).parameters)
+    ours |= set(ServerConfig.field_names())
+    rows = rows_of("From nginx")
+    assert len(rows) > 20
+    for row in rows:
+        assert len(row) == 3, row
+        literals = literals_of(row[1])
+        names = re.findall(r":confval:`(\w+)`", row[1])
+        assert literals or names or row[1] == "gone", row
+        assert row[1] != "gone" or row[2], row
+        for name in names:
+            assert name in ServerConfig.field_names()
+        for literal in literals:
+            name, _, value = literal.partition(": ")
+            if value:
+                dataclasses.replace(DEFAULTS, **{name: value})
+            elif "." in name:
+                owner, _, member = name.partition(".")
+                assert hasattr(getattr(kyoukai, owner), member)
+            else:
+                assert name in ours or hasattr(Kyoukai, name), name
