@@ -13,10 +13,11 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from asphalt.core import Component, Context, Event, Signal
+from asphalt.core import Component, Context, Signal
 from asphalt.core.component import component_types
 
 from kyoukai.app import Kyoukai
+from kyoukai.component_events import ConnectionLostEvent, ConnectionMadeEvent
 from kyoukai.config import ServerConfig, check_keys
 from kyoukai.context import reset_current, set_current
 from kyoukai.exceptions import ConfigurationError
@@ -53,34 +54,6 @@ __all__ = (
 )
 
 
-class ConnectionEvent(Event):
-    """
-    Something happened to a connection.
-
-    :param source: the component
-    :param topic: the signal's name
-    :param protocol: the connection's protocol
-    """
-
-    __slots__ = ("protocol",)
-
-    def __init__(self, source: KyoukaiBaseComponent, topic: str, protocol: BaseProtocol) -> None:
-        super().__init__(source, topic)
-        self.protocol = protocol
-
-
-class ConnectionMadeEvent(ConnectionEvent):
-    """A client has connected."""
-
-    __slots__ = ()
-
-
-class ConnectionLostEvent(ConnectionEvent):
-    """A connection is closed."""
-
-    __slots__ = ()
-
-
 class KyoukaiBaseComponent(Component):
     """
     What every component that serves an application has in common.
@@ -106,6 +79,8 @@ class KyoukaiBaseComponent(Component):
     :param factory: whether ``app`` is to be called, without arguments, for the application
     :param lifespan: short for the setting ``lifespan``
     :param root_path: short for the setting ``root_path``
+    :param pipeline: ``module:Class`` of the pipeline that the requests of a Kyoukai application or
+        of a proxy pass; by default the application's own
     :param mounts: applications below prefixes: for each prefix ``module:attribute``, or a mapping
         of the parameters of :class:`~kyoukai.mount.Mount`
     :raises ConfigurationError: if a key is unknown or a value cannot work
@@ -146,6 +121,7 @@ class KyoukaiBaseComponent(Component):
         factory: bool = False,
         lifespan: str | None = None,
         root_path: str | None = None,
+        pipeline: Any = None,
         mounts: Mapping[str, Any] | None = None,
         **unknown: Any,
     ) -> None:
@@ -175,6 +151,7 @@ class KyoukaiBaseComponent(Component):
         self._app_config = config or {}
         self._interface_name = interface
         self._factory = factory
+        self._pipeline = pipeline
         self._mounts = [Mount.from_setting(*entry) for entry in (mounts or {}).items()]
         self.server = Server(
             server_config(
@@ -354,6 +331,7 @@ class KyoukaiBaseComponent(Component):
             max_body_size=config.max_body_size if self._body_limited else None,
             mounts=self._mounts,
             made=group.applications,
+            pipeline=self._pipeline,
         )
         self.server.label = self._label(kind_of(self.server.interface))
         if self.run_server:

@@ -94,8 +94,11 @@ class Compressor:
     def has_credentials(self, response: WerkzeugResponse, request: Request) -> bool:
         """Whether an answer may be for one client only, and so may hold a secret."""
         asked = request.headers
+        caching = response.headers.get("Cache-Control", "").lower()
         return (
-            "cookie" in asked
+            "private" in caching
+            or "no-store" in caching
+            or "cookie" in asked
             or "authorization" in asked
             or "set-cookie" in response.headers
             or (self._has_client_certificates and request.scheme == "https")
@@ -110,7 +113,7 @@ class Compressor:
     def weaken(self, response: WerkzeugResponse) -> None:
         """Make a strong ETag weak: the bytes are not those that it was made for."""
         etag = response.headers.get("ETag")
-        if etag is not None and not etag.startswith("W/"):
+        if etag is not None and not etag.startswith(("W/", "w/")):
             response.headers["ETag"] = f"W/{etag}"
 
     def encode(self, body: bytes, noisy: bool) -> bytes:

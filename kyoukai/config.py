@@ -306,8 +306,8 @@ class ServerConfig:
     compress_credentialed: bool = False
     """
     Whether answers are compressed that may hold a secret: to requests with ``Cookie``,
-    ``Authorization`` or a client's certificate, or with ``Set-Cookie``. :doc:`responses` says why
-    they should not.
+    ``Authorization`` or a client's certificate, or with ``Set-Cookie`` or ``Cache-Control:
+    private``. :doc:`responses` says why they should not.
     """
 
     security_headers: tuple[str, ...] = ()

@@ -24,6 +24,7 @@ from kyoukai.debugger import Debugger
 from kyoukai.error_pages import ErrorPages
 from kyoukai.exceptions import (
     BodyError,
+    BodyStorageError,
     ExpectingNoResponse,
     MediaError,
     PeerGone,
@@ -221,9 +222,11 @@ class FailureHandler(ResponseSender):
     ) -> BaseException:
         """Return the HTTP error that says what is wrong, if it is no fault of the application's."""
         translated: BaseException = error
-        if isinstance(error, BodyError):
-            known: dict[int, type[HTTPException]] = {**default_exceptions, 507: InsufficientStorage}
-            translated = known[error.status](_sentence(error))
+        if isinstance(error, BodyStorageError):
+            logger.error("%s: %s", name_of(ctx.request), error)  # the operator's to mend
+            translated = InsufficientStorage()
+        elif isinstance(error, BodyError):
+            translated = default_exceptions[error.status](_sentence(error))
         elif isinstance(error, UpstreamError):
             if not (ctx.bp or self.app.root).expects(error):
                 translated = _UPSTREAM_ERRORS[error.status]()

@@ -112,9 +112,11 @@ class RequestPipeline(SocketPipeline):
             except ExpectingNoResponse:
                 return
         assert request.state is not None
-        if isinstance(response, ProxyResponse) and response.is_upgrade:
-            await self.handle_connection_upgrade(request, response)
-            return
+        if isinstance(response, ProxyResponse) and response.switches:
+            if response.is_upgrade:
+                await self.handle_connection_upgrade(request, response)
+                return
+            response.refuse()
         response = await self.finalize_response(response, request)
         await self.send_response(response, request.state, request)
 

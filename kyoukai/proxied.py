@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from werkzeug.datastructures import Headers
 
+from kyoukai.rules import bodyless
 from kyoukai.wrappers import Response
 
 if TYPE_CHECKING:
@@ -24,6 +25,13 @@ _OF_THE_BODY = ("Content-Encoding", "Content-Range", "Digest", "ETag", "Trailer"
 
 class ProxySource(Protocol):
     """What a :class:`ProxyResponse` comes from: a request at a server."""
+
+    @property
+    def complete(self) -> bool:
+        """Whether all of the answer has come."""
+
+    def take(self) -> bytes:
+        """Return what has come of the body."""
 
     @property
     def trailers(self) -> Sequence[Header]:
@@ -60,6 +68,8 @@ class ProxyResponse(Response):
         super().__init__(source, status, Headers(pairs))  # type: ignore[arg-type]
         #: The request at the server.
         self.source = source
+        #: Whether the server has agreed to an upgrade.
+        self.switches = status == 101
 
     def __repr__(self) -> str:
         return f"<ProxyResponse {self.status}>"
@@ -70,10 +80,28 @@ class ProxyResponse(Response):
         source: Any = self.source
         return self.response is source
 
+    def is_whole(self, method: str) -> bool:
+        """
+        Whether all of the server's answer is there, to be sent at once.
+
+        :param method: the request's method
+        """
+        if not self.is_passed_on or bodyless(method, self.status_code):
+            return False
+        return self.source.complete and not self.source.trailers
+
     @property
     def is_upgrade(self) -> bool:
         """Whether the server has agreed to an upgrade, and nobody objects."""
-        return self.status_code == 101 and self.is_passed_on
+        return self.switches and self.status_code == 101 and self.is_passed_on
+
+    def refuse(self) -> None:
+        """Take the server's agreement to an upgrade back: the status is another one by now."""
+        self.source.close()
+        if self.is_passed_on:
+            self.set_data(b"")
+        for name in [name for name, _ in self.headers if name.lower().startswith("sec-websocket")]:
+            self.headers.remove(name)
 
     def set_data(self, value: bytes | str) -> None:
         """

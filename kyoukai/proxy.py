@@ -168,7 +168,10 @@ class Proxy:
     """
 
     pool_size: int = 100
-    """Idle connections that are kept to each server. 0: each request gets one of its own."""
+    """
+    Idle connections that are kept to each server; those beyond are closed after a second. 0: each
+    request gets one of its own.
+    """
 
     max_connections: int = 1000
     """

@@ -8,7 +8,7 @@ import asyncio
 import inspect
 from collections.abc import Awaitable, Callable, Iterable
 from contextvars import copy_context
-from functools import partial
+from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Any
 
 from kyoukai.exceptions import InvalidResponse, StreamError
@@ -48,7 +48,7 @@ class ResponseSender:
 
     async def _call(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         """Call a hook or the like: a coroutine function, or a plain one in a thread."""
-        if inspect.iscoroutinefunction(function):
+        if _is_coroutine_function(function):
             return await function(*args, **kwargs)
         return await self.in_thread(function, *args, **kwargs)
 
@@ -104,6 +104,11 @@ class ResponseSender:
             proxied = response if isinstance(response, ProxyResponse) else None
             if response.is_sequence and not trailers:
                 body = b"".join(response.iter_encoded())
+                await stream.send_response(status, headers, body)
+                return
+            if proxied is not None and not trailers and proxied.is_whole(stream.head.method):
+                body = proxied.source.take()
+                proxied.source.close()  # another request need not wait for this client
                 await stream.send_response(status, headers, body)
                 return
             if trailers:
@@ -173,6 +178,16 @@ class ResponseSender:
             response.close()
         else:
             await self._run_in_thread(partial(run, response.close), always=True)
+
+
+def _is_coroutine_function(function: Callable[..., Any]) -> bool:
+    try:
+        return _is_known_coroutine_function(function)
+    except TypeError:  # an object without a hash
+        return inspect.iscoroutinefunction(function)
+
+
+_is_known_coroutine_function = lru_cache(maxsize=1024)(inspect.iscoroutinefunction)
 
 
 def _no_stop(work: Callable[[], Any]) -> Any:

@@ -166,15 +166,15 @@ class StreamState(RequestBody):
     tunnel: Tunnel | None = None
     #: What makes the response of a native stream instead of a route: a proxy's way to its servers.
     forward: Callable[[Any], Awaitable[Any]] | None = None
-    #: Whether it is a raw tunnel: its bytes are received and sent as those of bodies are, and each
-    #: direction ends by itself.
+    #: Called when the client is gone, if that is not to be seen by the task.
+    on_lost: Callable[[], None] | None = None
+    #: Whether it is a raw tunnel, whose bytes are received and sent as those of bodies are.
     is_raw: bool = False
 
     _gone: asyncio.Future[None] | None = None
     #: Of a raw tunnel: done when the server is stopping.
     _stopping: asyncio.Future[None] | None = None
-    #: Whether the client has closed its direction of a connection in the clear, after the request:
-    #: it may be gone.
+    #: Whether the client sends no more, on a connection in the clear: it may be gone.
     input_is_closed: bool = False
     _input_counts: bool = False
     _length_left: int | None = None
@@ -201,6 +201,8 @@ class StreamState(RequestBody):
         self._give_up()
         if self.tunnel is not None and not over:
             self.tunnel.lost()
+        if self.on_lost is not None:
+            self.on_lost()
         if self.cancel_on_disconnect and not over and self.task is not None:
             self.task.cancel()
 

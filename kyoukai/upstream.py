@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import logging
+import os
 import ssl
 from collections import deque
 from typing import TYPE_CHECKING
@@ -37,6 +38,9 @@ _OURS = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.EADDRNOT
 
 #: Seconds that a connection may have been idle to be used for a request that is sent only once.
 _FRESH = 1.0
+
+#: Seconds that connections beyond ``pool_size`` stay idle.
+_SURPLUS = 1.0
 
 #: Servers close idle connections when their own time comes; we are that much earlier.
 _EARLIER = 0.5
@@ -170,7 +174,9 @@ class Upstream:
         elif isinstance(error, ssl.SSLError):
             reason = f"TLS fails: {error.reason or error}"
         else:
-            reason = f"no connection: {(error.strerror or str(error)).lower()}"
+            number = error.errno or 0  # those of names that cannot be resolved are negative
+            text = os.strerror(number) if number > 0 else error.strerror or str(error)
+            reason = f"no connection: {text.lower()}"
         self._failed(reason)
         return UpstreamError(reason)
 
@@ -225,16 +231,15 @@ class Upstream:
         if seconds <= 0 or not self.proxy.pool_size:
             connection.close()
             return
+        if len(self._idle) >= self.proxy.pool_size:
+            seconds = min(seconds, _SURPLUS)  # answers come in bursts, and requests with them
         connection.become_idle(seconds)
         while waiting:
             future = waiting.popleft()
             if not future.done():
                 future.set_result(connection)
                 return
-        if len(self._idle) < self.proxy.pool_size:
-            self._idle.append(connection)
-        else:
-            connection.close()
+        self._idle.append(connection)
 
     def _lost(self, connection: UpstreamConnection) -> None:
         """A connection is closed."""

@@ -81,6 +81,14 @@ class HeadReader:
         self._via = via.encode()
         self._known: dict[bytes, ResponseHead] = {}
 
+    def recall(self, data: bytes) -> ResponseHead | None:
+        """
+        Return a head that has come before.
+
+        :param data: its bytes, from the status line to the blank line
+        """
+        return self._known.get(data)
+
     def read(self, data: bytes) -> ResponseHead:
         """
         Read a head.
@@ -184,6 +192,8 @@ def _judge(status: int, lines: list[Header], is_old: bool, via: bytes) -> Respon
     keeps = b"keep-alive" in options if is_old else b"close" not in options
     if status == 204 and (chunked or length):
         keeps = False  # what it announces may still come
+    if any(_is_of_connection(*pair) for pair in headers):
+        keeps = False  # the next client would be taken for this one
     return ResponseHead(
         status,
         tuple(headers),
@@ -194,6 +204,11 @@ def _judge(status: int, lines: list[Header], is_old: bool, via: bytes) -> Respon
         b", ".join(special.get(b"upgrade", ())).lower(),
         any(name == b"location" for name, _ in headers),
     )
+
+
+def _is_of_connection(name: bytes, value: bytes) -> bool:
+    """Whether a header tells of authentication that holds for a connection (RFC 4559)."""
+    return name == b"www-authenticate" and value.lower().startswith((b"ntlm", b"negotiate"))
 
 
 def _idle_seconds(values: list[bytes] | tuple[()]) -> float | None:

@@ -206,6 +206,7 @@ def tagged(etag: str = '"v1"') -> Any:
 async def test_an_etag_becomes_weak() -> None:
     assert (await ask(tagged())).headers["ETag"] == 'W/"v1"'
     assert (await ask(tagged('W/"v1"'))).headers["ETag"] == 'W/"v1"'
+    assert (await ask(tagged('w/"v1"'))).headers["ETag"] == 'w/"v1"'
     assert (await ask(tagged(), {})).headers["ETag"] == '"v1"'
 
 
@@ -242,8 +243,13 @@ async def test_answers_to_somebody_are_not(credentials: dict[str, str]) -> None:
     assert answer.headers["Vary"] == "Accept-Encoding"
 
 
-async def test_answers_that_set_a_cookie_are_not() -> None:
-    assert not is_compressed(await ask(lambda: (TEXT, {"Set-Cookie": "a=1"})))
+@pytest.mark.parametrize(
+    "headers",
+    [{"Set-Cookie": "a=1"}, {"Cache-Control": "Private"}, {"Cache-Control": "no-store, max-age=0"}],
+)
+async def test_answers_for_somebody_are_not(headers: dict[str, str]) -> None:
+    assert not is_compressed(await ask(lambda: (TEXT, headers)))
+    assert is_compressed(await ask(lambda: (TEXT, headers), compress_credentialed=True))
 
 
 async def test_answers_to_clients_with_certificates_are_not(certificates: Any) -> None:

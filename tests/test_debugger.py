@@ -278,6 +278,19 @@ async def test_whatever_is_raised(path: str) -> None:
     assert expected.encode() in answer.body
 
 
+async def test_what_cannot_be_shown(caplog: pytest.LogCaptureFixture) -> None:
+    app = Kyoukai("test", debug=True)
+
+    @app.route("/")
+    async def handler(ctx: HTTPRequestContext) -> Any:
+        __traceback_hide__: list[str] = []  # which the debugger compares with what it knows
+        raise ValueError(SECRET, __traceback_hide__)
+
+    assert not is_page(await exchange(app))
+    assert "the debugger cannot show ValueError" in caplog.text
+    assert f"ValueError: ('{SECRET}'" in caplog.text
+
+
 async def test_what_fails_while_it_is_sent() -> None:
     assert is_page(await exchange(site(), "/unsendable"))
 

@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 import inspect
 import re
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from curl_client import serving
 from example_programs import ROOT
 from test_docs_tables import literals_of
 from upstreams import OK, ScriptedUpstream
 
 import kyoukai
-from kyoukai import Kyoukai, KyoukaiComponent, Proxy, ServerConfig
+from kyoukai import Kyoukai, KyoukaiComponent, Middleware, Proxy, ServerConfig
 from kyoukai.proxy_component import KyoukaiProxyComponent
-from kyoukai.testing import Client
+from kyoukai.testing import Client, WebSocketDenied
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from kyoukai import HTTPRequestContext, Response, WebSocket, WebSocketContext
 
 TEXT = (ROOT / "docs" / "proxy.rst").read_text()
 DEFAULTS = Proxy("unix:a")
@@ -58,6 +62,112 @@ async def test_the_table_of_prefixes() -> None:
             assert upstream.requests[0].target == told
             replaced = "/shop" if path else None
             assert upstream.requests[0]["x-forwarded-prefix"] == replaced
+
+
+# -- Heads ---------------------------------------------------------------------------------------
+
+REQUEST = [
+    ("Host", "shop.example"),
+    ("Accept", "text/html"),
+    ("Accept", "text/plain"),
+    ("Connection", "x-gone, keep-alive"),
+    ("X-Gone", "1"),
+    ("Keep-Alive", "timeout=5"),
+    ("Proxy-Connection", "keep-alive"),
+    ("Proxy-Authorization", "Basic eA=="),
+    ("TE", "trailers, deflate"),
+    ("X-Forwarded-For", "6.6.6.6"),
+    ("X-Forwarded-User", "root"),
+    ("X-Real-IP", "6.6.6.6"),
+    ("Forwarded", "for=6.6.6.6"),
+    ("Via", "1.0 other"),
+    ("Proxy", "http://evil.example"),
+    ("X_Forwarded_For", "6.6.6.6"),
+    ("Max-Forwards", "5"),
+    ("Cookie", "a=1"),
+]
+
+
+@pytest.mark.parametrize("trusted", [False, True])
+async def test_a_request_arrives_as_the_table_says(trusted: bool) -> None:
+    trusting = {"trusted_proxies": ["127.0.0.1"]} if trusted else {}
+    async with ScriptedUpstream() as upstream:
+        app = front(upstream, forwarded="both")
+        async with Client(app, **trusting) as client:
+            await client.request("OPTIONS", "/%C3%A4//b?c=%20", headers=REQUEST)
+            ours = await client.request("OPTIONS", "/", headers=[("Max-Forwards", "0")])
+        [seen] = upstream.requests
+    assert (ours.status, str(seen)) == (204, "OPTIONS /%C3%A4//b?c=%20")
+    of_proxies = [
+        ("forwarded", "for=127.0.0.1;host=shop.example;proto=http"),
+        ("x-forwarded-for", "127.0.0.1"),
+        ("x-forwarded-host", "shop.example"),
+        ("x-forwarded-proto", "http"),
+    ]
+    if trusted:
+        of_proxies = [
+            ("forwarded", "for=6.6.6.6, for=127.0.0.1;host=shop.example;proto=http"),
+            ("x-forwarded-for", "6.6.6.6, 127.0.0.1"),
+            ("x-forwarded-host", "shop.example"),
+            ("x-forwarded-proto", "http"),
+            ("x-forwarded-user", "root"),
+            ("x-real-ip", "6.6.6.6"),
+        ]
+    assert [pair for pair in seen.headers if pair[0] in ("host", "accept", "cookie")] == [
+        ("host", "shop.example"),
+        ("accept", "text/html"),
+        ("accept", "text/plain"),
+        ("cookie", "a=1"),
+    ]
+    assert sorted(seen.headers) == sorted(
+        [
+            ("host", "shop.example"),
+            ("accept", "text/html"),
+            ("accept", "text/plain"),
+            ("cookie", "a=1"),
+            ("te", "trailers"),
+            ("connection", "te"),
+            ("max-forwards", "4"),
+            ("via", "1.0 other, 1.1 kyoukai"),
+            *of_proxies,
+        ]
+    )
+
+
+async def test_an_answer_arrives_as_the_table_says() -> None:
+    lines = (
+        "HTTP/1.1 201 Made",
+        "Date: Mon, 01 Jan 2024 00:00:00 GMT",
+        "Server: other",
+        "Set-Cookie: a=1",
+        "Set-Cookie: b=2",
+        "Connection: x-gone",
+        "X-Gone: 1",
+        "Keep-Alive: timeout=5",
+        "Upgrade: x",
+        "Proxy-Authenticate: Basic",
+        "Location: http://127.0.0.1:%d/x",
+        "Transfer-Encoding: chunked",
+    )
+    async with ScriptedUpstream(tcp=True) as upstream:
+        hints = b"HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n"
+        head = "\r\n".join([*lines, "", ""]) % upstream.port
+        upstream.answer = hints + head.encode() + b"2\r\nok\r\n0\r\nX-Sum: 1\r\n\r\n"
+        async with Client(front(upstream)) as client:
+            response = await client.get("/")
+    [(status, early)] = response.informational
+    assert (status, early["Link"]) == (103, "</a>")
+    assert (response.status, response.body) == (201, b"ok")
+    assert sorted((name.lower(), value) for name, value in response.headers) == [
+        ("date", "Mon, 01 Jan 2024 00:00:00 GMT"),
+        ("location", "/x"),
+        ("server", "other"),
+        ("set-cookie", "a=1"),
+        ("set-cookie", "b=2"),
+        ("transfer-encoding", "chunked"),
+        ("via", "1.1 kyoukai"),
+    ]
+    assert response.trailers["X-Sum"] == "1"
 
 
 # -- Failures ------------------------------------------------------------------------------------
@@ -142,6 +252,40 @@ async def test_the_lines_of_the_log_are_as_shown(caplog: pytest.LogCaptureFixtur
             if record.name == "kyoukai.proxy"
         ]
     assert lines == shown
+
+
+# -- WebSockets ----------------------------------------------------------------------------------
+
+
+class Refuses(Middleware):
+    """Changes the status of what it is asked to."""
+
+    async def process_response(self, ctx: HTTPRequestContext, response: Response) -> None:
+        if "refuse" in ctx.request.args:
+            response.status_code = 403
+
+
+@pytest.mark.parametrize("http2", [False, True])
+async def test_a_middleware_that_changes_the_status_refuses(http2: bool) -> None:
+    back = Kyoukai("back")
+
+    @back.websocket("/chat")
+    async def chat(ctx: WebSocketContext, ws: WebSocket) -> None:
+        await ws.accept()
+        await ws.send_text("hello")
+
+    with serving(back) as url:
+        app = Kyoukai("front", middleware=Refuses())
+        app.mount("/", Proxy(url))
+        async with Client(app) as client:
+            async with client.websocket("/chat", http2=http2) as ws:
+                assert await ws.receive_text() == "hello"
+            with pytest.raises(WebSocketDenied) as denied:
+                async with asyncio.timeout(5), client.websocket("/chat?refuse", http2=http2):
+                    pass
+    response = denied.value.response
+    assert (response.status, response.body) == (403, b"")
+    assert not [name for name, _ in response.headers if name.lower().startswith("sec-")]
 
 
 # -- Names and defaults --------------------------------------------------------------------------

@@ -253,6 +253,11 @@ def test_pages_that_cannot_be(tmp_path: Path, text: bytes | None, message: str) 
     assert "\n" not in str(caught.value)
 
 
+def test_a_path_that_cannot_be() -> None:
+    with pytest.raises(ConfigurationError, match="^error_pages: 404: a\0b: .*null byte"):
+        Client(Kyoukai("test"), error_pages={404: "a\0b"})
+
+
 async def test_a_component_reads_them_before_it_listens(tmp_path: Path) -> None:
     component = KyoukaiComponent(
         Kyoukai("test"), port=0, settings={"error_pages": {404: str(tmp_path)}}

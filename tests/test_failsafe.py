@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from exchanges import WIRES, Exchange, exchange
+from streams import request_bytes
 from werkzeug.exceptions import Conflict, HTTPException
 
 from kyoukai import HTTPRequestContext, Kyoukai, Middleware, Request, Response
@@ -16,6 +17,7 @@ from kyoukai.testing import Client
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
 SECRET = "the-name-of-a-thing-inside"
 
@@ -293,6 +295,28 @@ async def test_a_failure_with_trailers(wire: str) -> None:
         return "it"
 
     check(await exchange(app, wire=wire))
+
+
+async def test_a_disk_that_fails_is_named_in_the_log_alone(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    app = Kyoukai("test")
+
+    @app.route("/", methods=["POST"])
+    async def handler(ctx: HTTPRequestContext) -> str:
+        return "it"
+
+    settings: dict[str, Any] = {"body_spool_dir": str(tmp_path / "missing"), "body_spool_size": 1}
+    sent = request_bytes("/", method="POST", body=b"x" * 200_000)
+    async with Client(app, **settings) as client:
+        connection = client.connect()
+        for start in range(0, len(sent), 20_000):
+            connection.send(sent[start : start + 20_000])
+        answer = await connection.response()
+    assert answer.status == 507
+    assert "no room for the request" in answer.text
+    assert "No such file" not in answer.text
+    assert "handler (POST '/'): the body cannot be spooled: No such file" in caplog.text
 
 
 # -- The order of the steps --------------------------------------------------------------------

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
 import logging
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from exchanges import WIRES, exchange
+from upstreams import ScriptedUpstream
 from werkzeug.exceptions import NotFound
 
-from kyoukai import HTTPRequestContext, Kyoukai, Middleware, Request, Response
+from kyoukai import HTTPRequestContext, Kyoukai, Middleware, Proxy, Request, Response
 from kyoukai.exceptions import ConfigurationError, PeerGone
 from kyoukai.pipeline import RequestPipeline
 from kyoukai.security_headers import DEFAULT_SECURITY_HEADERS
@@ -382,19 +384,31 @@ async def test_what_ends_a_request_passes(
     assert "finalizer" not in caplog.text
 
 
+async def test_without_a_request_nothing_is_done() -> None:
+    pipeline = pipeline_of(app_with(document()), security_headers="default")
+    response = document()()
+    assert await pipeline.finalize_response(response) is response
+    assert "X-Frame-Options" not in response.headers
+
+
 async def test_one_response_for_all_requests() -> None:
     """What is done to it for one request must not show in the next."""
     closed: list[int] = []
     kept = Response("The same again. " * 100, headers={"ETag": '"v1"'}, content_type="text/plain")
     kept.call_on_close(lambda: closed.append(1))
     app = app_with(lambda: kept)
-    gzip = {"Accept-Encoding": "gzip"}
+    zipped = {"Accept-Encoding": "gzip"}
     async with Client(app, compress=True, security_headers="default") as client:
         first = await client.get("/")
-        for headers in ({"If-None-Match": "*"}, {"Range": "bytes=0-1"}, {"If-Match": '"a"'}, gzip):
+        for headers in (
+            {"If-None-Match": "*"},
+            {"Range": "bytes=0-1"},
+            {"If-Match": '"a"'},
+            zipped,
+        ):
             await client.get("/", headers=headers)
         last = await client.get("/")
-        assert (await client.get("/", headers=gzip)).headers["Content-Encoding"] == "gzip"
+        assert (await client.get("/", headers=zipped)).headers["Content-Encoding"] == "gzip"
     assert (last.status, last.body) == (first.status, first.body)
     assert sorted(last.headers.keys()) == sorted(first.headers.keys())
     assert (kept.status_code, kept.get_etag()) == (200, ("v1", False))
@@ -531,6 +545,56 @@ async def test_a_denied_handshake_has_them_too() -> None:
 def test_security_headers_that_cannot_be(line: str, message: str) -> None:
     with pytest.raises(ConfigurationError, match=message):
         Client(Kyoukai("test"), security_headers=["default", line])
+
+
+# -- Answers of a proxy's server ---------------------------------------------------------------
+
+
+class Rewriting(Middleware):
+    async def process_response(self, ctx: HTTPRequestContext, response: Response) -> None:
+        if ctx.request.args.get("rewrite"):
+            response.set_data("another " * 500)
+
+
+@pytest.mark.parametrize("wire", WIRES)
+@pytest.mark.parametrize("method", ["GET", "HEAD"])
+async def test_a_proxied_answer_gets_headers_and_keeps_its_body(method: str, wire: str) -> None:
+    text = b"the same again " * 200
+    head = b'HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nETag: "v1"\r\nX-Frame-Options: DENY'
+    upstream = ScriptedUpstream(b"%b\r\nContent-Length: %d\r\n\r\n%b" % (head, len(text), text))
+    if method == "HEAD":
+        upstream = ScriptedUpstream(b"%b\r\nContent-Length: %d\r\n\r\n" % (head, len(text)))
+    asked = {"Accept-Encoding": "gzip", "If-None-Match": '"v1"', "Range": "bytes=0-1"}
+    settings: dict[str, Any] = {"compress": True, "security_headers": "default", "wire": wire}
+    async with upstream:
+        app = Kyoukai("front", pipeline_class=with_steps(mark, spoils_and_fails))
+        app.mount("/", Proxy(upstream.url))
+        answer = await exchange(app, "/a", method, asked, **settings)
+    assert (answer.status, answer.body) == (200, text if method == "GET" else b"")
+    assert answer.headers["Content-Length"] == str(len(text))
+    assert (answer.headers["ETag"], answer.headers["X-Mark"]) == ('"v1"', "/a")
+    assert answer.headers["X-Content-Type-Options"] == "nosniff"
+    assert answer.headers.getlist("X-Frame-Options") == ["DENY"]
+    assert not {"Vary", "Content-Encoding", "Accept-Ranges"} & set(answer.headers.keys())
+
+
+async def test_a_proxied_answer_with_another_body_is_like_any_other() -> None:
+    answered = b"HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nContent-Length: 2\r\n\r\nok"
+    async with ScriptedUpstream(answered) as upstream:
+        app = Kyoukai("front", middleware=Rewriting())
+        app.mount("/", Proxy(upstream.url))
+        headers = {"Accept-Encoding": "gzip"}
+        answer = await exchange(app, "/?rewrite=1", headers=headers, compress=True)
+    assert gzip.decompress(answer.body) == b"another " * 500
+
+
+async def test_a_proxys_own_errors_are_finished_too() -> None:
+    app = Kyoukai("front")
+    async with ScriptedUpstream(b"") as upstream:
+        pass  # nobody is there any more
+    app.mount("/", Proxy(upstream.url))
+    answer = await exchange(app, "/", security_headers="default")
+    assert (answer.status, answer.headers["X-Frame-Options"]) == (502, "SAMEORIGIN")
 
 
 # -- The short way -----------------------------------------------------------------------------

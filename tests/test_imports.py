@@ -61,6 +61,7 @@ ROOMS = {
     "body": "stream",
     "branch": "blueprint",
     "claims": "blueprint",
+    "component_events": "asphalt",
     "compression": "pipeline",
     "conditional": "pipeline",
     "config_checks": "config",
@@ -90,6 +91,7 @@ ROOMS = {
     "sockets": "pipeline",
     "steps": "pipeline",
     "tree": "blueprint",
+    "upstream_answer": "upstream",
     "upstream_connection": "upstream",
     "upstream_head": "upstream",
 }

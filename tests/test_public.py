@@ -83,6 +83,7 @@ def test_pytest_does_not_collect_the_test_application() -> None:
         ("kyoukai.testing", ("Client", "MemoryServer", "MemoryTransport", "TestKyoukai")),
         ("kyoukai.testing", ("ClientWebSocket", "WebSocketDenied")),
         ("kyoukai.asphalt", ("H2KyoukaiComponent", "KyoukaiBaseComponent", "KyoukaiComponent")),
+        ("kyoukai.exceptions", ("UpstreamBusy", "UpstreamError", "UpstreamTimeout")),
     ],
 )
 def test_public_names_of_modules(module: str, names: tuple[str, ...]) -> None:

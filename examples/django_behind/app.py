@@ -13,6 +13,11 @@ from kyoukai import HTTPRequestContext, Kyoukai, Middleware, ProxyResponse, Resp
 from kyoukai.util import as_html
 
 PAGE = (Path(__file__).parent / "unavailable.html").read_text()
+PROBLEMS = {
+    502: "Django is not there",
+    503: "Django has too much to do",
+    504: "Django takes too long",
+}
 
 
 class Front(Middleware):
@@ -39,9 +44,7 @@ async def hello(ctx: HTTPRequestContext):
 
 @app.errorhandler(502, 505)
 async def unavailable(ctx: HTTPRequestContext, error: HTTPException):
-    """Say that Django is not there (502), has too much to do (503) or takes too long (504)."""
-    page = PAGE.replace("STATUS", f"{error.code} {error.name}")
-    response = as_html(page, error.code)
-    response.headers["Retry-After"] = "2"
-    response.headers["Cache-Control"] = "no-store"
-    return response
+    """Show a page of our own, which looks again whether Django is there."""
+    page = PAGE.replace("PROBLEM", PROBLEMS[error.code]).replace("STATUS", str(error.code))
+    headers = {"Retry-After": "2", "Cache-Control": "no-store"}
+    return as_html(page, error.code, headers)

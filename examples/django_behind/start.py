@@ -19,7 +19,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 #: Where everything happens; the paths below begin there.
@@ -169,7 +169,8 @@ class Both:
     def stop(self) -> None:
         if self.told_to_stop.is_set():
             for process in self.processes:
-                process.kill()
+                with suppress(ProcessLookupError):
+                    process.kill()
         self.told_to_stop.set()
 
     async def keep_django(self) -> None:

@@ -65,6 +65,7 @@ class BaseProtocol(asyncio.Protocol, ABC):
         "_logs_access",
         "_make_task",
         "_read_deadline",
+        "_start_at_once",
         "_timer",
         "_timer_at",
         "_unsent",
@@ -117,6 +118,8 @@ class BaseProtocol(asyncio.Protocol, ABC):
         self.parent_context = parent_context
         self.config = component.config
         self.interface = component.interface
+        # Some interfaces need no task for what they can answer at once.
+        self._start_at_once = getattr(component.interface, "start", None)
         self.connections = component.connections
         self.loop = asyncio.get_running_loop()
         # Each request runs in a copy: the task of the one before may be what starts it.
@@ -392,10 +395,15 @@ class BaseProtocol(asyncio.Protocol, ABC):
 
         :param interface: what answers, instead of the component's interface
         """
-        if self._logs_access:
+        if self._logs_access and not stream.started:
             stream.started = perf_counter()
+        if interface is None:
+            interface = self.interface
+            at_once = self._start_at_once
+            if at_once is not None and at_once(stream, self.start_stream):
+                return
         task = self._make_task(
-            self.run_stream(stream, interface or self.interface),
+            self.run_stream(stream, interface),
             loop=self.loop,
             name="kyoukai request",  # a name of its own would be made for each, and rarely read
             context=self._context.copy(),

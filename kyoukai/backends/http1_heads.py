@@ -70,6 +70,8 @@ def framing_of(special: Mapping[bytes, bytes], version: str) -> Framing:
             closes = False
         if b"upgrade" in options and b"upgrade" in special and version == "1.1":
             protocol = special[b"upgrade"].decode("latin-1").lower()
+    if b"close" in special.get(b"proxy-connection", b"").lower():
+        closes = True  # it means nothing any more (RFC 9112 appendix C.2.2), but to the parser
     if b"transfer-encoding" in special:
         if version == "1.0":
             raise ProtocolError(400, "HTTP/1.0 has no Transfer-Encoding.")

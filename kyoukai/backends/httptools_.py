@@ -49,6 +49,7 @@ _SPECIAL = FORWARDED | {
     b"content-length",
     b"expect",
     b"host",
+    b"proxy-connection",
     b"transfer-encoding",
     b"upgrade",
 }

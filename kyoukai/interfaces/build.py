@@ -10,10 +10,12 @@ from kyoukai.app import Kyoukai
 from kyoukai.exceptions import ConfigurationError, TargetError
 from kyoukai.interfaces.hosted import Hosted, name_of_application
 from kyoukai.interfaces.mounts import MountedInterface
+from kyoukai.interfaces.native import NativeInterface
 from kyoukai.interfaces.proxy import ProxyInterface
 from kyoukai.interfaces.recognition import recognise
+from kyoukai.pipeline import RequestPipeline
 from kyoukai.proxy import Proxy
-from kyoukai.targets import entry_point
+from kyoukai.targets import entry_point, load_target
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -35,6 +37,7 @@ def make_interface(
     *,
     source: str = "",
     max_body_size: int | None = None,
+    pipeline: Any = None,
 ) -> Interface:
     """
     Make the interface of that name for an application.
@@ -45,6 +48,8 @@ def make_interface(
     :param context: the root context of the program
     :param source: what messages call the application
     :param max_body_size: the most bytes of a request's body, for applications of other kinds
+    :param pipeline: the class of the pipeline, or ``module:Class``, for Kyoukai applications and
+        proxies
     :raises ConfigurationError: in one line, if there is no such interface, or it is not the
         application's
     """
@@ -60,8 +65,15 @@ def make_interface(
         raise TargetError(f"app: {source!r} is a Kyoukai application; interface must be kyoukai")
     if name != "proxy" and isinstance(app, Proxy):
         raise TargetError(f"app: {source!r} is a Proxy; interface must be proxy")
-    if isinstance(factory, type) and issubclass(factory, ProxyInterface):
-        return factory(app, config, context, name=source, max_body_size=max_body_size)
+    kind = factory if isinstance(factory, type) else object
+    if issubclass(kind, NativeInterface | ProxyInterface):
+        steps = None if pipeline is None else _pipeline_class(pipeline)
+        if issubclass(kind, NativeInterface):
+            return kind(app, config, context, pipeline_class=steps)
+        limit = max_body_size
+        return kind(app, config, context, name=source, max_body_size=limit, pipeline_class=steps)
+    if pipeline is not None:
+        raise ConfigurationError("pipeline is for Kyoukai applications and proxies")
     if isinstance(factory, type) and issubclass(factory, Hosted):
         if not (callable(app) or hasattr(app, "__rsgi__") or hasattr(app, "get_supported")):
             raise TargetError(f"app: {source!r} is of type {_type(app)}, which cannot be called")
@@ -80,6 +92,7 @@ def interface_for(
     max_body_size: int | None = None,
     mounts: Iterable[Mount] = (),
     made: dict[str, Any] | None = None,
+    pipeline: Any = None,
 ) -> Interface:
     """
     Make the interface of an application, and of all that are mounted on it.
@@ -92,11 +105,18 @@ def interface_for(
     :param max_body_size: the most bytes of a request's body, for applications of other kinds
     :param mounts: what the server mounts, before what the application does
     :param made: what factories have made, by their targets
+    :param pipeline: see :func:`make_interface`
     :raises ConfigurationError: in one line that names the mount, if one cannot work
     """
     made = {} if made is None else made
     base = make_interface(
-        interface, app, config, context, source=source, max_body_size=max_body_size
+        interface,
+        app,
+        config,
+        context,
+        source=source,
+        max_body_size=max_body_size,
+        pipeline=pipeline,
     )
     found: dict[str, Mount] = {}
     for mount in (*mounts, *(app.mounts if isinstance(app, Kyoukai) else ())):
@@ -126,6 +146,13 @@ def _mounted(
         )
     except ConfigurationError as error:
         raise type(error)(f"mounts: {mount.place}: {error}") from error.__cause__
+
+
+def _pipeline_class(pipeline: Any) -> type[RequestPipeline]:
+    found = load_target(pipeline) if isinstance(pipeline, str) else pipeline
+    if not isinstance(found, type) or not issubclass(found, RequestPipeline):
+        raise ConfigurationError(f"pipeline: {pipeline!r} is no subclass of RequestPipeline")
+    return found
 
 
 def _type(app: Any) -> str:

@@ -12,7 +12,7 @@ from kyoukai.interfaces.proxy import ProxyInterface
 from kyoukai.wsgi import application_path
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Iterator, Sequence
+    from collections.abc import Awaitable, Callable, Iterator, Sequence
 
     from asphalt.core import Context
 
@@ -34,6 +34,9 @@ class MountedInterface:
     :param mounted: the mounts, with the interface of each, in their order
     """
 
+    #: Begins with a stream, perhaps without a task; only where there is a proxy to gain by that.
+    start: Callable[[StreamState, Callable[[StreamState, Interface], None]], bool] | None = None
+
     def __init__(self, base: Interface, mounted: Sequence[tuple[Mount, Interface]]) -> None:
         self.base = base
         self.mounted = tuple(mounted)
@@ -46,6 +49,7 @@ class MountedInterface:
         for mount, interface in mounted:
             if isinstance(interface, ProxyInterface):
                 interface.belong_to(pipeline, mount.prefix)
+                self.start = self._start
 
     @property
     def name(self) -> str:
@@ -69,14 +73,25 @@ class MountedInterface:
 
     def __call__(self, stream: StreamState) -> Awaitable[None]:
         """Answer a stream."""
+        return self._choose(stream)(stream)
+
+    def _start(self, stream: StreamState, begin: Callable[[StreamState, Interface], None]) -> bool:
+        """Begin with a stream; a proxy may need no task for it."""
+        interface = self._choose(stream)
+        if not (isinstance(interface, ProxyInterface) and interface.start(stream, begin)):
+            begin(stream, interface)
+        return True
+
+    def _choose(self, stream: StreamState) -> Interface:
+        """Return what answers a stream, whose head it finds as that expects it."""
         head = stream.head
         found = self._find(head)
         if found is None:
-            return self.base(stream)
+            return self.base
         mount, interface = found
         if not isinstance(interface, ProxyInterface):  # which passes the whole path on
             _enter(head, mount)
-        return interface(stream)
+        return interface
 
     def _find(self, head: RequestHead) -> tuple[Mount, Interface] | None:
         """Return the mount that a path belongs to; None if it is the base's."""

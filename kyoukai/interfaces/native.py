@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
     from kyoukai.app import Kyoukai
     from kyoukai.config import ServerConfig
+    from kyoukai.pipeline import RequestPipeline
     from kyoukai.stream import StreamState
 
 __all__ = ("NativeInterface",)
@@ -27,17 +28,23 @@ class NativeInterface:
     :param app: the application
     :param config: the server's settings
     :param parent_context: the Asphalt context that the requests' contexts are children of
+    :param pipeline_class: the class of the pipeline, if not the application's
     """
 
     #: What the start-up line calls it.
     name = "kyoukai"
 
     def __init__(
-        self, app: Kyoukai, config: ServerConfig, parent_context: Context | None = None
+        self,
+        app: Kyoukai,
+        config: ServerConfig,
+        parent_context: Context | None = None,
+        *,
+        pipeline_class: type[RequestPipeline] | None = None,
     ) -> None:
         self.app = app
         self.config = config
-        self.pipeline = app.pipeline_class(app, config)
+        self.pipeline = (pipeline_class or app.pipeline_class)(app, config)
         self.pipeline.parent_context = parent_context
 
     def __call__(self, stream: StreamState) -> Coroutine[Any, Any, None]:

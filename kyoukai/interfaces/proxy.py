@@ -31,14 +31,14 @@ from kyoukai.upstream import Upstreams
 from kyoukai.wrappers import Response
 
 if TYPE_CHECKING:
-    from collections.abc import Coroutine
+    from collections.abc import Callable, Coroutine
 
     from asphalt.core import Context
     from werkzeug.wrappers import Response as WerkzeugResponse
 
     from kyoukai.config import ServerConfig
     from kyoukai.pipeline import RequestPipeline
-    from kyoukai.stream import StreamState
+    from kyoukai.stream import Interface, StreamState
     from kyoukai.upstream_head import ResponseHead
     from kyoukai.wrappers import Request
 
@@ -54,6 +54,7 @@ class ProxyInterface:
     :param context: the root context of the program
     :param name: what messages call it
     :param max_body_size: the most bytes that the body of a request may have; None for no limit
+    :param pipeline_class: the class of its own pipeline, where it is mounted on no application
     :raises ConfigurationError: if a setting cannot work
     """
 
@@ -68,6 +69,7 @@ class ProxyInterface:
         *,
         name: str = "",
         max_body_size: int | None = None,
+        pipeline_class: type[RequestPipeline] | None = None,
     ) -> None:
         if is_upstream(app):
             app = Proxy(app)
@@ -81,7 +83,7 @@ class ProxyInterface:
         self._prefix = ""
         own = Kyoukai("proxy")
         #: The pipeline that requests pass.
-        self.pipeline: RequestPipeline = own.pipeline_class(own, config)
+        self.pipeline: RequestPipeline = (pipeline_class or own.pipeline_class)(own, config)
         self.pipeline.parent_context = context
 
     def belong_to(self, pipeline: RequestPipeline | None, prefix: str) -> None:
@@ -109,15 +111,29 @@ class ProxyInterface:
 
     # -- Streams -------------------------------------------------------------------------------
 
+    def start(self, stream: StreamState, begin: Callable[[StreamState, Interface], None]) -> bool:
+        """
+        Pass an ordinary request on at once, without a task.
+
+        :param stream: the stream
+        :param begin: starts a task for a stream, with what answers it
+        :return: False if it is no ordinary one; nothing is done then
+        """
+        return self.pipeline.is_bare and Exchange(self, stream).start(begin)
+
     def __call__(self, stream: StreamState) -> Coroutine[Any, Any, None]:
         """Answer a stream."""
         if self.max_body_size is None and self.pipeline.is_bare and not stream.upgradable:
-            return self._pass_on(stream)
+            return self.pass_on(stream, Exchange(self, stream))
         return self._through_pipeline(stream)
 
-    async def _pass_on(self, stream: StreamState) -> None:
-        """Pass a request on, and its answer back, when nobody else has a say in it."""
-        exchange = Exchange(self, stream)
+    async def pass_on(self, stream: StreamState, exchange: Exchange) -> None:
+        """
+        Pass a request on, and its answer back, when nobody else has a say in it.
+
+        :param stream: the stream
+        :param exchange: the request at the server, which may have begun
+        """
         try:
             try:
                 response = _own_answer(stream)

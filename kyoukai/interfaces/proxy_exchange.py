@@ -10,20 +10,22 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from functools import partial
 from typing import TYPE_CHECKING
 
-from kyoukai.exceptions import PeerGone, UpstreamError, UpstreamTimeout
+from kyoukai.exceptions import BodyError, InvalidResponse, PeerGone, UpstreamError, UpstreamTimeout
 from kyoukai.interfaces.proxy_heads import body_length, check_path, rewrite_location
 from kyoukai.interfaces.proxy_tunnel import Handshake, run_tunnel
 from kyoukai.outcome import request_line
 from kyoukai.stream import CLOSED
+from kyoukai.upstream_head import passed_trailers
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Sequence
+    from collections.abc import AsyncIterator, Callable, Sequence
 
     from kyoukai.interfaces.proxy import ProxyInterface
     from kyoukai.rules import Header
-    from kyoukai.stream import StreamState
+    from kyoukai.stream import Interface, StreamState
     from kyoukai.upstream import Upstream
     from kyoukai.upstream_connection import UpstreamConnection
     from kyoukai.upstream_head import ResponseHead
@@ -54,6 +56,7 @@ class Exchange:
     #: Set when a body that the client holds back may be asked for.
     _go: asyncio.Event | None = None
     _body_sent: bool = False
+    _begin: Callable[[StreamState, Interface], None] | None = None
 
     def __init__(self, proxy: ProxyInterface, stream: StreamState) -> None:
         self._proxy = proxy
@@ -83,27 +86,29 @@ class Exchange:
             has_body = True
             length = body_length(stream)  # once: the rest may come at any time
             stream.rewind()
-            if stream.continue_expected:
+            if stream.continue_expected and stream.head.get(b"expect") is not None:
                 more = b"expect: 100-continue\r\n"
                 self._go = asyncio.Event()
         settings = self._proxy.proxy
         repeatable = method in _IDEMPOTENT
         retries = settings.retries if repeatable else 0
         used = False
+        connection = self._connection  # the request may have been sent, see start
         while True:
-            connection = None if used else self._take_idle(repeatable)
             if connection is None:
-                connection = await self._connect(repeatable, used)
-            upstream = self._upstream
-            assert upstream is not None
-            data = self._proxy.writer.write(stream, upstream.address, more, length)
-            connection.on_interim = self._interim
-            connection.begin(method, data, not has_body)
-            if has_body:
-                if stream.receiving is CLOSED and stream.received <= settings.buffer_size:
-                    await self._send_body(length is None, in_one_go=True)
-                else:
-                    self._pump = asyncio.create_task(self._send_body(length is None))
+                if not used:
+                    connection = self._take_idle(repeatable)
+                if connection is None:
+                    connection = await self._connect(repeatable, used)
+                assert self._upstream is not None
+                data = self._proxy.writer.write(stream, self._upstream.address, more, length)
+                connection.on_interim = self._interim
+                connection.begin(method, data, not has_body)
+                if has_body:
+                    if stream.receiving is CLOSED and stream.received <= settings.buffer_size:
+                        await self._send_body(length is None, in_one_go=True)
+                    else:
+                        self._pump = asyncio.create_task(self._send_body(length is None))
             try:
                 head = await connection.final_head()
                 if self._handshake is not None:
@@ -111,17 +116,66 @@ class Exchange:
                 elif head.status == 101:
                     connection.abort()
                     raise UpstreamError("it switches protocols, and nobody has asked for that")
-                if self._go is not None and not self._go.is_set() and self._pump is not None:
-                    self._pump.cancel()  # it answers without the body, and nobody has sent any
                 return head
             except UpstreamError as error:
                 once = connection.answered or self._body_sent or isinstance(error, UpstreamTimeout)
                 if once or not retries:
-                    self._complain(upstream, error)
+                    self._complain(error)
                     raise
                 retries -= 1
                 used = True
                 self.close()
+                connection = None
+
+    def start(self, begin: Callable[[StreamState, Interface], None]) -> bool:
+        """
+        Send an ordinary request, without a task: its answer is mostly there at once.
+
+        :param begin: starts a task, for what turns out not to be ordinary
+        :return: False if that cannot be; nothing is done then
+        """
+        stream, proxy = self._stream, self._proxy
+        head = stream.head
+        if head.method != "GET" or stream.receiving is not CLOSED or stream.received:
+            return False
+        if "." in head.path or stream.upgradable:
+            return False  # as it may have to be refused
+        connection = self._take_idle(True)
+        if connection is None:
+            return False
+        assert self._upstream is not None
+        self._begin = begin
+        stream.on_lost = self.close
+        connection.on_interim = self._interim
+        data = proxy.writer.write(stream, self._upstream.address)
+        connection.begin("GET", data, True, self._answer_started)
+        return True
+
+    def _answer_started(self) -> None:
+        """The head of the answer has come, or an error: send it at once, or by a task."""
+        stream, connection = self._stream, self._connection
+        stream.on_lost = None
+        if connection is None or self._begin is None:
+            return  # the client is gone
+        head = connection.head
+        if (
+            head is not None
+            and connection.complete
+            and not (connection.trailers or head.status == 204 or head.status == 304)
+        ):
+            headers = self.headers_of(head)
+            body = connection.take()
+            self.close()
+            try:
+                if stream.send_now(head.status, headers, body):
+                    return
+            except PeerGone:
+                return
+            except InvalidResponse:
+                pass  # the task says so
+            self._begin(stream, partial(_send_whole, head.status, headers, body))
+        else:
+            self._begin(stream, partial(self._proxy.pass_on, exchange=self))
 
     def _take_idle(self, repeatable: bool) -> UpstreamConnection | None:
         """Return an idle connection to the only server, if there is one: as nearly always."""
@@ -182,7 +236,7 @@ class Exchange:
                 if connection.write_paused and not in_one_go:
                     await connection.drain()
             if chunked:
-                lines = [b"%b: %b\r\n" % pair for pair in stream.trailers]
+                lines = [b"%b: %b\r\n" % pair for pair in passed_trailers(stream.trailers)]
                 connection.write(b"0\r\n%b\r\n" % b"".join(lines))
             connection.complete_request()
         except asyncio.CancelledError:
@@ -197,7 +251,8 @@ class Exchange:
             async with asyncio.timeout(_CONTINUE_WAIT):
                 await self._go.wait()
         except TimeoutError:
-            self._go.set()
+            if self._connection is not None and self._connection.head is not None:
+                await self._go.wait()  # the answer is on its way, perhaps without the body
 
     def _interim(self, head: ResponseHead) -> None:
         """Pass an interim answer on."""
@@ -207,7 +262,7 @@ class Exchange:
                 stream.send_informational(head.status, head.headers)
             elif self._go is not None:
                 if stream.continue_expected:
-                    stream.send_informational(100)
+                    stream.ask_for_body()
                 self._go.set()
         except PeerGone:
             pass
@@ -249,14 +304,18 @@ class Exchange:
 
         :raises UpstreamError: if the rest does not come
         """
-        connection, upstream = self._connection, self._upstream
-        if connection is None or upstream is None:
+        connection = self._connection
+        if connection is None:
             raise UpstreamError("its answer was dropped")
+        if self._go is not None:
+            self._go.set()  # it may go on only with the rest of the request
         try:
             return await connection.receive()
         except UpstreamError as error:
-            self._complain(upstream, error)
+            self._complain(error)
             raise
+        except BodyError as error:  # the client's fault, who gets no more of this answer
+            raise UpstreamError(f"the request was given up: {error}") from error
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
         while data := await self.receive():
@@ -294,5 +353,12 @@ class Exchange:
             self._upstream.active -= 1
             self._upstream.release(connection)
 
-    def _complain(self, upstream: Upstream, error: UpstreamError) -> None:
-        logger.warning("%s: upstream %s: %s", request_line(self._stream), upstream.address, error)
+    def _complain(self, error: UpstreamError) -> None:
+        address = None if self._upstream is None else self._upstream.address
+        logger.warning("%s: upstream %s: %s", request_line(self._stream), address, error)
+
+
+async def _send_whole(
+    status: int, headers: tuple[Header, ...], body: bytes, stream: StreamState
+) -> None:
+    await stream.send_response(status, headers, body)

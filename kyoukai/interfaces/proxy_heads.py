@@ -51,6 +51,7 @@ _WITH_BODY = frozenset(("POST", "PUT", "PATCH"))
 #: for ``..``.
 _DOTS = re.compile(r"(?:^|[/\\])\.\.?(?:[/\\;]|$)")
 _NOT_ASCII = re.compile(rb"[\x80-\xff]")
+_PLAIN_HOST = re.compile(rb"[\w.\-~:\[\]%]+")
 _PLAIN_NODE = re.compile(rb"[\w.\-]+")
 
 #: Blocks of lines that are remembered.
@@ -160,7 +161,7 @@ class RequestWriter:
         key = (
             tuple(head.headers),
             head.method,
-            head.client,
+            None if head.client is None else head.client[0],
             peer,
             head.scheme,
             head.http_version,
@@ -193,7 +194,8 @@ class RequestWriter:
             left_out |= {b"sec-websocket-key"}  # which HTTP/2 does not have: ours is sent
         left_out |= special.keys()
         lines += [b"%b: %b\r\n" % pair for pair in head.headers if pair[0] not in left_out]
-        if b"trailers" in nominated(b",".join(special.get(b"te", ()))):
+        asks = head.method == "CONNECT" or b"upgrade" in special
+        if not asks and b"trailers" in nominated(b",".join(special.get(b"te", ()))):
             lines.append(b"te: trailers\r\nconnection: te\r\n")
         self._tell_of_client(lines, head, special, peer)
         if b"max-forwards" in special:
@@ -217,6 +219,9 @@ class RequestWriter:
         if told and is_trusted(peer or "unix", self._trusted):
             trusted = {name: special[name] for name in told}
         scheme, host = head.scheme.encode(), head.authority.encode()
+        # A host may have ',' and ';': whoever reads what we say too simply would take its end for
+        # something that we say.
+        plain_host = _PLAIN_HOST.fullmatch(host) is not None
         node = b"" if peer is None else peer.encode("latin-1", "replace")
         prefix = quote(head.root_path + self._prefix).encode()
         ours = []
@@ -227,7 +232,8 @@ class RequestWriter:
             if chain or node:
                 ours.append((b"x-forwarded-for", b", ".join([*chain, *([node] if node else [])])))
             ours.append((b"x-forwarded-proto", scheme))
-            ours.append((b"x-forwarded-host", host))
+            if plain_host:
+                ours.append((b"x-forwarded-host", host))
             if prefix and self._replaces:
                 ours.append((b"x-forwarded-prefix", prefix))
         if self._forwarded:
@@ -235,7 +241,13 @@ class RequestWriter:
             ours.append(
                 (
                     b"forwarded",
-                    b"%bfor=%b;host=%b;proto=%b" % (before, _node(node), _quoted(host), scheme),
+                    b"%bfor=%b;%bproto=%b"
+                    % (
+                        before,
+                        _node(node),
+                        b"host=%b;" % _quoted(host) if plain_host else b"",
+                        scheme,
+                    ),
                 )
             )
         lines += [b"%b: %b\r\n" % pair for pair in ours]

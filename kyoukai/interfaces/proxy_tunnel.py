@@ -13,7 +13,7 @@ import hashlib
 import os
 from typing import TYPE_CHECKING
 
-from kyoukai.exceptions import UpstreamError
+from kyoukai.exceptions import PeerGone, UpstreamError
 from kyoukai.stream import OPEN
 
 if TYPE_CHECKING:
@@ -23,6 +23,9 @@ if TYPE_CHECKING:
     from kyoukai.upstream_head import ResponseHead
 
 __all__ = ("Handshake", "run_tunnel")
+
+#: What ends a tunnel, and is nobody's fault here.
+_EXPECTED = (PeerGone, UpstreamError)
 
 _GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"  # RFC 6455 section 1.3
 
@@ -121,52 +124,50 @@ class _Tunnel:
     async def run(self) -> None:
         """Run both pumps; when one fails, or nothing comes for too long, cut both sides."""
         stream, connection = self._stream, self._connection
+        lost, idle = connection.when_lost(), self._idle
         up = asyncio.create_task(self._upwards())
         down = asyncio.create_task(self._downwards())
-        pumps = {up, down}
-        running = set(pumps)
         stopping = asyncio.create_task(stream.stopping())
         orderly = False
         if self._timeout:
             self._watch()
         try:
-            while running:
-                done, _ = await asyncio.wait(
-                    (*running, stopping, self._idle), return_when=asyncio.FIRST_COMPLETED
-                )
-                running -= done
-                if any(pump.exception() for pump in done & pumps):
+            # What has come from a server that is gone is still passed on to the client.
+            while not (down.done() and (up.done() or lost.done())):
+                waiting = [each for each in (up, down, stopping, lost, idle) if not each.done()]
+                await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+                if down.done() and down.exception():
                     break
-                if self._idle in done or stopping in done:
-                    if self._idle in done and self._sending:
-                        break  # what the client has not taken would be missing
-                    orderly = await self._part(up, down)
+                if up.done() and up.exception() and not isinstance(up.exception(), UpstreamError):
                     break
-                if down in done and connection.is_lost:
-                    orderly = True  # what the client still sends has nowhere to go
+                if idle.done() and self._sending:
+                    break  # what the client has not taken would be missing
+                if idle.done() or stopping.done():
+                    await self._part(up, down)
+                    orderly = not self._sending
                     break
             else:
-                orderly = True
+                took_all = up.done() and not up.exception()
+                orderly = took_all or lost.result() is None
         finally:
             if self._timer is not None:
                 self._timer.cancel()
-            self._idle.cancel()
-            for task in (*pumps, stopping):
+            idle.cancel()
+            for task in (up, down, stopping):
                 task.cancel()
-            await asyncio.gather(*pumps, stopping, return_exceptions=True)
+            outcomes = await asyncio.gather(up, down, stopping, return_exceptions=True)
             if orderly:
                 connection.close()
             else:
                 connection.abort()
                 if stream.sending is OPEN or stream.receiving is OPEN:
                     stream.reset("cancelled")
+        for outcome in outcomes:
+            if isinstance(outcome, Exception) and not isinstance(outcome, _EXPECTED):
+                raise outcome
 
-    async def _part(self, up: asyncio.Task[None], down: asyncio.Task[None]) -> bool:
-        """
-        Close both sides: nothing has come for too long, or the server stops.
-
-        :return: whether that is done in good order
-        """
+    async def _part(self, up: asyncio.Task[None], down: asyncio.Task[None]) -> None:
+        """Close both sides in good order: nothing has come for too long, or the server stops."""
         up.cancel()
         self._parting = True
         if not self._sending:
@@ -174,7 +175,6 @@ class _Tunnel:
         await asyncio.gather(up, down, return_exceptions=True)
         if self._stream.sending is OPEN:
             await self._stream.end()
-        return not self._sending
 
     async def _upwards(self) -> None:
         """From the client to the server."""
@@ -196,6 +196,8 @@ class _Tunnel:
             self._last = self._loop.time()
             self._sending = True
             await stream.send_data(data)
+            if self._parting:
+                await stream.send_data(connection.take())
             self._sending = False
             if self._parting:
                 return

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -128,3 +129,75 @@ async def fronted(
         async with MemoryServer(app, **dict(settings)) as server:
             yield Front(server, upstream)
             assert not upstream.wrong
+
+
+# -- Who asks what, and gets what ---------------------------------------------------------------
+
+#: Requests: method, target and body.
+Expected = list[tuple[str, str, bytes]]
+
+
+def echo(seen: Any) -> bytes:
+    """Answer with what the request was: method, target and body."""
+    body = b"%b %b %b" % (seen.method.encode(), seen.target.encode(), seen.body)
+    return b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body)
+
+
+class Bystanders:
+    """Clients of both protocols, which ask for something of their own all the time."""
+
+    def __init__(self, front: Front) -> None:
+        self._front = front
+        self._count = 0
+        self._http1 = [front.http1() for _ in range(2)]
+        self._http2 = front.http2()
+
+    async def ask(self) -> None:
+        """Let each of them ask, and look at the answers."""
+        await asyncio.gather(
+            *(self._ask_http1(each) for each in self._http1), *(self._ask_http2() for _ in "12")
+        )
+
+    def _target(self) -> str:
+        self._count += 1
+        return f"/by/{self._count}"
+
+    async def _ask_http1(self, connection: Any) -> None:
+        target = self._target()
+        connection.request("POST", target, body=target.encode())
+        response = await connection.response()
+        assert response.body == f"POST {target} {target}".encode()
+
+    async def _ask_http2(self) -> None:
+        target = self._target()
+        assert (await self._http2.get(target)).body == f"GET {target} ".encode()
+
+
+def seen_of(front: Front) -> Expected:
+    """Return what the server saw of the attack: requests that are complete."""
+    assert not front.upstream.wrong
+    return [
+        (each.method, each.target, each.body)
+        for each in front.upstream.requests
+        if each.complete and not each.target.startswith("/by/")
+    ]
+
+
+async def answers_to(connection: Any, count: int) -> list[bytes]:
+    """Wait for answers, then for the end, and return the bodies of those that are the server's."""
+    answers = [await connection.response() for _ in range(count)]
+    connection.transport.feed_eof()
+    try:
+        while True:
+            answers.append(await connection.response())
+    except ConnectionError:
+        pass
+    return [each.body for each in answers if each.status == 200]
+
+
+def answers_of(expected: Expected) -> list[bytes]:
+    """Return what ``echo`` answers."""
+    return [
+        b"" if method == "HEAD" else b"%b %b %b" % (method.encode(), target.encode(), body)
+        for method, target, body in expected
+    ]

@@ -273,7 +273,7 @@ async def test_a_slow_server_stops_the_reading_from_the_client(wire: Any, framin
         talk = fr.talk()
         lines = [("content-length", str(total))] if framing == "length" else []
         talk.begin("POST", headers=lines)
-        for start in range(0, total, 200_000):
+        for _ in range(0, total, 200_000):
             talk.send(PIECE[:200] * 1000)
         talk.end()
         left = await quiet(lambda: talk.untaken)

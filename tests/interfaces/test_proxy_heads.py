@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 from typing import Any
 
 import pytest
@@ -10,6 +12,8 @@ from interfaces.proxy_peers import both, both_ways, fronted
 
 from kyoukai.interfaces.proxy_heads import rewrite_location
 from kyoukai.proxy import UpstreamAddress
+
+GUID = "258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
 
 #: What every request says of its client, in tests that look at something else.
 TOLD = {"host", "via", "x-forwarded-for", "x-forwarded-proto", "x-forwarded-host"}
@@ -248,6 +252,16 @@ async def test_host(host: str, expected: str | None, way: str, http2: bool) -> N
         assert front.last["x-forwarded-host"] == told.lower()
 
 
+@pytest.mark.parametrize("host", ["x;for=6.6.6.6", "x,y", "a=b", "x;proto=https,for=6.6.6.6"])
+async def test_a_host_that_would_say_more(host: str) -> None:
+    """Not every reader of Forwarded minds the quotes; such a host is no host anyway."""
+    async with fronted(forwarded="both", host="up") as front:
+        await front.ask(headers=[("Host", host)])
+        assert front.last["forwarded"] == "for=127.0.0.1;proto=http"
+        assert front.last["x-forwarded-host"] is None
+        assert host not in front.last.raw.decode()
+
+
 async def test_heads_that_differ_a_little() -> None:
     """Lines that are remembered are those of the same head, and of no other one."""
     async with fronted() as front:
@@ -431,6 +445,116 @@ async def test_a_server_that_expects_nothing(way: str, http2: bool) -> None:
             response = await connection.response()
             assert connection.transport.closed or response.headers.get("connection") == "close"
         assert (response.status, response.body, response.informational) == (401, b"no", [])
+
+
+@both
+@both_ways
+async def test_conditions_and_ranges_are_the_servers_to_judge(way: str, http2: bool) -> None:
+    async with fronted(answer('ETag: "x"', "Content-Type: text/plain"), way=way) as front:
+        for pair in [
+            ("if-none-match", '"x"'),
+            ("range", "bytes=0-0"),
+            ("accept-encoding", "gzip"),
+            ("if-match", '"y"'),
+        ]:
+            response = await front.ask(http2, headers=[pair])
+            assert (response.status, response.body) == (200, b"ok")
+            assert others(front.last) == [pair]
+
+
+@both
+@both_ways
+async def test_handshakes(way: str, http2: bool) -> None:
+    """The server is asked on HTTP/1.1, once and in good order, whatever the client speaks."""
+    key = "AAECAwQFBgcICQoLDA0ODw=="
+
+    async def switch(seen: Any, wire: Any) -> None:
+        told = hashlib.sha1(f"{seen['sec-websocket-key']}{GUID}".encode(), usedforsecurity=False)
+        accept = base64.b64encode(told.digest()).decode()
+        lines = f"Sec-WebSocket-Accept: {accept}\r\nSec-WebSocket-Protocol: a\r\nKeep-Alive: x\r\n"
+        await wire.send(f"HTTP/1.1 101 S\r\nConnection: X, Upgrade\r\nX: y\r\n{lines}".encode())
+        await wire.send(b"Upgrade: WebSocket\r\n\r\nhello")
+        assert await wire.read() == b"there"
+        assert await wire.read() == b""
+
+    headers = [
+        ("Sec-WebSocket-Version", "13"),
+        ("Sec-WebSocket-Protocol", "a, b"),
+        ("Sec-WebSocket-Key", key),
+        ("Sec-WebSocket-Extensions", "x"),
+        ("TE", "trailers"),
+        ("X-Forwarded-For", "6.6.6.6"),
+    ]
+    async with fronted(switch, way=way, prefix="/m", path="/app") as front:
+        if http2:
+            exchange = front.http2().begin(
+                "CONNECT", "/m/x", [(":protocol", "websocket"), *headers]
+            )
+            exchange.data(b"there")
+            while exchange.body != b"hello":
+                await exchange.client.event()
+            exchange.end()
+            response = await exchange.finished()
+            assert response.status == 200
+        else:
+            upgrade = [("Connection", "keep-alive, Upgrade, TE"), ("Upgrade", "foo, WebSocket")]
+            connection = front.http1()
+            connection.request("GET", "/m/x", [*upgrade, *headers])
+            response = await connection.response()
+            connection.send(b"there")
+            connection.transport.feed_eof()
+            await connection.closed()
+            assert connection.take_rest() == b"hello"
+            assert response.status == 101
+            assert response.headers["upgrade"].lower() == "websocket"
+            assert response.headers["connection"].lower() == "upgrade"
+        assert response.headers["sec-websocket-protocol"] == "a"
+        assert ("sec-websocket-accept" in response.headers) is not http2
+        assert not {"x", "keep-alive"} & {name.lower() for name, _ in response.headers}
+        seen = front.last
+        assert (seen.method, seen.target) == ("GET", "/app/x")
+        assert (seen["connection"], seen["upgrade"]) == ("upgrade", "websocket")
+        assert seen["sec-websocket-version"] == "13"
+        assert (seen["sec-websocket-key"] == key) is not http2
+        assert seen["sec-websocket-extensions"] == "x"
+        assert seen["x-forwarded-for"] == "127.0.0.1"
+        assert seen["x-forwarded-prefix"] == "/m"
+        assert seen["te"] is None
+
+
+@both
+@pytest.mark.parametrize(
+    ("lines", "status"),
+    [
+        (["101 S", "Connection: Upgrade", "Upgrade: foo"], 502),
+        (["101 S", "Connection: Upgrade", "Upgrade: websocket, foo"], 502),
+        (["101 S", "Connection: Upgrade"], 502),
+        (["101 S", "Upgrade: websocket"], 502),
+        (["101 S", "Connection: Upgrade", "Upgrade: websocket", "Sec-WebSocket-Accept: x"], None),
+        (["101 S", "Connection: Upgrade", "Upgrade: websocket"], None),
+        (["200 OK", "Content-Length: 2"], 200),
+        (["403 Forbidden", "Content-Length: 2"], 403),
+        (["302 Found", "Content-Length: 2"], 302),
+    ],
+)
+async def test_answers_to_handshakes(lines: list[str], status: int | None, http2: bool) -> None:
+    """A switch to something else is none, and neither is success without a switch on HTTP/2."""
+    async with fronted(
+        "\r\n".join((f"HTTP/1.1 {lines[0]}", *lines[1:], "", "no")).encode()
+    ) as front:
+        headers = [("sec-websocket-version", "13")]
+        if http2:
+            pairs = [(":protocol", "websocket"), *headers]
+            response = await front.http2().begin("CONNECT", "/", pairs).finished()
+            assert response.status == (502 if status in (None, 200) else status)
+        else:
+            connection = front.http1()
+            upgrade = [("Connection", "Upgrade"), ("Upgrade", "websocket")]
+            key = ("Sec-WebSocket-Key", "AAECAwQFBgcICQoLDA0ODw==")
+            connection.request("GET", "/", [*upgrade, *headers, key])
+            response = await connection.response()
+            assert response.status == (status or 101)  # the client checks its key itself
+            connection.close()
 
 
 @both
