@@ -13,6 +13,7 @@ import logging
 import os
 import ssl
 from collections import deque
+from time import monotonic
 from typing import TYPE_CHECKING
 
 from kyoukai.exceptions import (
@@ -74,6 +75,8 @@ class Upstream:
         self._context = context
         self._reader = reader
         self._failures = 0
+        # Until when nothing is said of too much to do.
+        self._busy_until = 0.0
         # The last one is the one that was used last.
         self._idle: list[UpstreamConnection] = []
         self._all: set[UpstreamConnection] = set()
@@ -167,8 +170,7 @@ class Upstream:
     def _explain(self, error: OSError) -> UpstreamError:
         """Return what is raised when no connection can be had, and mind that it is so."""
         if error.errno in _OURS:
-            reason = f"this machine has no room for a connection: {error.strerror}"
-            return UpstreamBusy(reason)
+            return self._busy(f"this machine has no room for a connection: {error.strerror}")
         if isinstance(error, ssl.SSLCertVerificationError):
             reason = f"its certificate is refused: {error.verify_message} (ca, tls_server_name)"
         elif isinstance(error, ssl.SSLError):
@@ -194,9 +196,8 @@ class Upstream:
             elif future in self._waiting:
                 self._waiting.remove(future)
             if isinstance(error, TimeoutError):
-                raise UpstreamBusy(
-                    f"all {self.proxy.max_connections} connections are in use (max_connections)"
-                ) from None
+                limit = self.proxy.max_connections
+                raise self._busy(f"all {limit} connections are in use (max_connections)") from None
             raise
 
     def _hand_back(self, connection: UpstreamConnection | None) -> None:
@@ -268,6 +269,14 @@ class Upstream:
         self._idle.clear()
 
     # -- Health --------------------------------------------------------------------------------
+
+    def _busy(self, reason: str) -> UpstreamBusy:
+        """Say, at most once a second, that there is too much to do."""
+        now = monotonic()
+        if now >= self._busy_until:
+            self._busy_until = now + 1
+            logger.warning("upstream %s: %s", self.address, reason)
+        return UpstreamBusy(reason)
 
     def _failed(self, reason: str) -> None:
         """It could not be reached: pass it over for a while."""

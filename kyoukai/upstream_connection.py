@@ -383,12 +383,10 @@ class UpstreamConnection(AnswerReceiver, asyncio.Protocol):
         if self._error is None and not (self._phase is DONE or self._phase is IDLE):
             self._error = UpstreamError("the connection was closed")
         self._deadline = NEVER
+        if self.is_lost:
+            return
         sock = self.transport.get_extra_info("socket")
-        if (
-            sock is not None
-            and not self.is_lost
-            and sock.family in (socket.AF_INET, socket.AF_INET6)
-        ):
+        if sock is not None and sock.family in (socket.AF_INET, socket.AF_INET6):
             try:
                 sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _NO_LINGER)
             except OSError:

@@ -14,7 +14,10 @@ import signal
 import ssl
 import subprocess
 import sys
+import threading
 import time
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from html import unescape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -59,6 +62,9 @@ class Site:
     def __init__(self, folder: Path, *arguments: str) -> None:
         self.folder = folder
         self.program = Program("start.py", *arguments, cwd=folder, module=None)
+        # Somebody must read the access log, or Kyoukai waits for room in the pipe.
+        self.reader = threading.Thread(target=self.program.output)
+        self.reader.start()
         try:
             self.django = 0
             self.wait_for_django()
@@ -119,6 +125,8 @@ class Site:
             signal.pidfd_send_signal(process, signal.SIGKILL)
             has_ended(process)
             os.close(process)
+        self.program.process.wait()
+        self.reader.join()
         self.program.kill()
 
 
@@ -140,6 +148,8 @@ def site(folder: Path) -> Iterator[Site]:
         )
         yield site
         site.stop()
+        site.reader.join()
+        check_the_access_log(site)
     finally:
         site.close()
 
@@ -515,6 +525,43 @@ def test_django_is_killed_and_started_again(site, ada):
         assert socket.receive() == "again"
         assert socket.close() == 1000
         http2.close()
+
+
+def test_django_is_killed_under_load(site):
+    """There is nothing but 502 in between, and nobody waits for one."""
+    enough = threading.Event()
+
+    def ask(wire: str) -> Counter[int]:
+        found = Counter()
+        with site.client(wire) as client:
+            while not enough.is_set():
+                found[client.get("/whoami?load").status_code] += 1
+        return found
+
+    with ThreadPoolExecutor() as pool, site.client() as client:
+        asking = [pool.submit(ask, wire) for wire in ("HTTP/1.1", "HTTP/2 over TLS") * 2]
+        try:
+            for _ in range(2):
+                assert client.get("/whoami").status_code == 200
+                os.kill(site.django, signal.SIGKILL)
+                site.program.wait_for("Django has ended: SIGKILL")
+                assert client.get("/whoami").status_code == 502
+                site.program.signal(signal.SIGUSR1)
+                site.wait_for_django()
+            assert client.get("/whoami").status_code == 200
+        finally:
+            enough.set()
+        for each in asking:
+            found = each.result()
+            assert set(found) == {200, 502}, found
+
+
+def check_the_access_log(site: Site) -> None:
+    """Who was answered 502 did not wait for it: once Django has ended, nobody is asked again."""
+    lines = re.findall(r'"GET /whoami\?load HTTP/\S+" (\d+) \d+ ([\d.]+)\n', site.program.stdout)
+    late = [float(seconds) for status, seconds in lines if status == "502"]
+    assert len(late) > 20
+    assert max(late) < 1
 
 
 def test_a_new_django_takes_over(site, ada):

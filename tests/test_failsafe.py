@@ -7,13 +7,15 @@ import logging
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from backends.http2.support import dial
 from exchanges import WIRES, Exchange, exchange
 from streams import request_bytes
 from werkzeug.exceptions import Conflict, HTTPException
 
 from kyoukai import HTTPRequestContext, Kyoukai, Middleware, Request, Response
+from kyoukai.backends.http2.protocol import H2KyoukaiProtocol
 from kyoukai.pipeline import RequestPipeline
-from kyoukai.testing import Client
+from kyoukai.testing import Client, MemoryServer
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -402,14 +404,11 @@ async def test_the_order(deed: str, path: str, order: str) -> None:
 # -- Heads of streamed answers -----------------------------------------------------------------
 
 
-async def test_a_head_waits_for_its_body_but_not_for_ever() -> None:
-    """A client may wait for the head before it does what the body waits for."""
-
+def late_app(may_go_on: asyncio.Event) -> Kyoukai:
     class Quick(RequestPipeline):
         head_delay = 0.01
 
     app = Kyoukai("test", pipeline_class=Quick)
-    may_go_on = asyncio.Event()
 
     @app.route("/")
     async def handler(ctx: HTTPRequestContext) -> Any:
@@ -419,7 +418,25 @@ async def test_a_head_waits_for_its_body_but_not_for_ever() -> None:
 
         return Response(body(), 203)
 
-    async with Client(app) as client:
+    return app
+
+
+async def test_a_head_waits_for_its_body_but_not_for_ever_on_http2() -> None:
+    may_go_on = asyncio.Event()
+    async with MemoryServer(late_app(may_go_on), H2KyoukaiProtocol) as server:
+        client, _ = dial(server)
+        asked = client.request("GET", "/")
+        while not asked.response.status:
+            await client.event()
+        assert (asked.response.status, asked.body) == (203, b"")
+        may_go_on.set()
+        assert (await asked.finished()).body == b"late"
+
+
+async def test_a_head_waits_for_its_body_but_not_for_ever() -> None:
+    """A client may wait for the head before it does what the body waits for."""
+    may_go_on = asyncio.Event()
+    async with Client(late_app(may_go_on)) as client:
         connection = client.connect()
         transport = connection.transport
         connection.request("GET", "/")

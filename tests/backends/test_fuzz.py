@@ -121,7 +121,7 @@ async def outcome(data: bytes, pieces: Any, settle_between: bool, **settings: An
 async def test_mutated_requests(seed: int) -> None:
     rng = random.Random(seed)
     statuses = set()
-    for _ in range(600):
+    for _ in range(200):
         data = b"".join(
             mutate(rng, rng.choice(REQUESTS)) for _ in range(rng.randrange(1, 4))
         ) + rng.choice((b"", GOOD))
@@ -136,7 +136,7 @@ async def test_mutated_requests(seed: int) -> None:
 async def test_mutated_requests_with_answers_in_between(seed: int) -> None:
     rng = random.Random(100 + seed)
     small = {"max_pipelined": 1, "read_buffer_size": 1024, "max_head_size": 512}
-    for _ in range(150):
+    for _ in range(60):
         data = b"".join(mutate(rng, rng.choice(REQUESTS)) for _ in range(rng.randrange(1, 4)))
         await outcome(data, split(rng, data), True, **small)
         await outcome(data, [data], True, **small)
@@ -146,7 +146,7 @@ async def test_mutated_requests_with_answers_in_between(seed: int) -> None:
 async def test_requests_and_then_a_half_close(seed: int) -> None:
     """A client that closes its direction gets the same answers as one that does not."""
     rng = random.Random(300 + seed)
-    for _ in range(300):
+    for _ in range(120):
         data = b"".join(
             mutate(rng, rng.choice(REQUESTS)) if rng.random() < 0.2 else rng.choice(REQUESTS)
             for _ in range(rng.randrange(1, 6))
@@ -171,7 +171,7 @@ async def test_requests_and_then_a_half_close(seed: int) -> None:
 @pytest.mark.parametrize("seed", range(2))
 async def test_connections_lost_anywhere(seed: int) -> None:
     rng = random.Random(200 + seed)
-    for _ in range(200):
+    for _ in range(80):
         data = b"".join(rng.choice(REQUESTS) for _ in range(4))
         server = MemoryServer(application, access_log=True)
         transport = connect(server).transport
@@ -307,7 +307,7 @@ async def live(rng: random.Random, clock: Clock) -> None:
 async def test_whole_lives_of_connections(seed: int, caplog: pytest.LogCaptureFixture) -> None:
     """Reading, pausing, waiting, stopping and leaving in any order: nothing hangs or is left."""
     clock = Clock()
-    for each in range(400):
+    for each in range(150):
         await live(random.Random(seed * 1000 + each), clock)
         errors = [record for record in caplog.records if record.levelno >= logging.ERROR]
         assert not errors, (seed, each)

@@ -5,18 +5,19 @@ from __future__ import annotations
 import asyncio
 import socket
 import struct
+from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from backends.support import Clock, turns
-from fronts import Http1Talk, both, front
+from fronts import Front, Http1Talk, both, front
 from talks import lines_of
 from upstreams import OK, ScriptedUpstream, Seen, Wire
 
 from kyoukai import Kyoukai, Middleware, Proxy
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import AsyncIterator, Iterator
 
 CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
 STARTS = {
@@ -25,8 +26,9 @@ STARTS = {
     "eof": b"HTTP/1.1 200 OK\r\n\r\nhalf",
 }
 
-#: Whether the proxy is alone, or its requests pass an application's middlewares.
-ways = pytest.mark.parametrize("way", ["bare", "app"])
+#: Whether the proxy is alone, alone with a connection that is open already, so that requests need
+#: no task, or its requests pass an application's middlewares.
+ways = pytest.mark.parametrize("way", ["bare", "warm", "app"])
 
 
 @pytest.fixture(autouse=True)
@@ -51,11 +53,26 @@ class Notes(Middleware):
 
 def proxied(way: str, *urls: str, **options: Any) -> Any:
     proxy = Proxy(urls, **options)
-    if way == "bare":
+    if way != "app":
         return proxy
     app = Kyoukai("front", middleware=Notes())
     app.mount("/", proxy)
     return app
+
+
+@asynccontextmanager
+async def behind(
+    way: str, up: ScriptedUpstream, wire: Any, settings: Any = None, **options: Any
+) -> AsyncIterator[Front]:
+    """A proxy of a server; a connection to it is there already if it is warm."""
+    async with front(proxied(way, up.url, **options), wire, **(settings or {})) as fr:
+        if way == "warm":
+            up.answers.insert(0, OK)
+            assert (await fr.ask()).status == 200
+            await fr.rest()
+            assert fr.upstream.open == 1
+            up.requests.clear()
+        yield fr
 
 
 def hang(data: bytes = b"") -> Any:
@@ -94,7 +111,7 @@ async def gone(up: ScriptedUpstream) -> None:
 @both
 @ways
 async def test_nobody_there(wire: Any, way: str, caplog: pytest.LogCaptureFixture) -> None:
-    async with ScriptedUpstream() as up, front(proxied(way, up.url), wire) as fr:
+    async with ScriptedUpstream() as up, behind(way, up, wire) as fr:
         await up.stop()
         for body in (None, b"body") * 3:
             talk = await fr.ask("POST" if body else "GET", body=body)
@@ -122,7 +139,7 @@ async def test_nobody_there(wire: Any, way: str, caplog: pytest.LogCaptureFixtur
 async def test_a_broken_head(
     wire: Any, way: str, head: bytes, caplog: pytest.LogCaptureFixture
 ) -> None:
-    async with ScriptedUpstream(hang(head)) as up, front(proxied(way, up.url), wire) as fr:
+    async with ScriptedUpstream(hang(head)) as up, behind(way, up, wire) as fr:
         assert (await fr.ask()).status == 502
         await gone(up)
         assert len(up.requests) == 1
@@ -140,7 +157,7 @@ async def test_no_answer_in_time(
 ) -> None:
     async with (
         ScriptedUpstream(hang()) as up,
-        front(proxied(way, up.url, read_timeout=7), wire) as fr,
+        behind(way, up, wire, read_timeout=7) as fr,
     ):
         clock = Clock()
         talk = fr.talk()
@@ -169,7 +186,7 @@ async def test_a_server_that_takes_nothing(
 
     async with (
         ScriptedUpstream(answer) as up,
-        front(proxied(way, up.url, read_timeout=7), wire, min_body_grace=100) as fr,
+        behind(way, up, wire, settings={"min_body_grace": 100}, read_timeout=7) as fr,
     ):
         clock = Clock()
         talk = fr.talk()
@@ -192,7 +209,7 @@ async def test_a_server_that_takes_nothing(
 @both
 @ways
 async def test_it_closes_without_an_answer(wire: Any, way: str) -> None:
-    async with ScriptedUpstream(cut()) as up, front(proxied(way, up.url), wire) as fr:
+    async with ScriptedUpstream(cut()) as up, behind(way, up, wire) as fr:
         assert (await fr.ask("POST", body=b"x")).status == 502
         assert len(up.requests) == 1
         assert (await fr.ask("GET")).status == 502
@@ -286,7 +303,7 @@ async def test_too_slow_in_the_body(
 ) -> None:
     async with (
         ScriptedUpstream(hang(STARTS[framing])) as up,
-        front(proxied(way, up.url, read_timeout=7), wire) as fr,
+        behind(way, up, wire, read_timeout=7) as fr,
     ):
         clock = Clock()
         talk = fr.talk()
@@ -328,7 +345,7 @@ async def test_it_breaks_in_the_body(
 
     go = asyncio.Event()
     tcp = framing == "eof"  # a reset, which unix sockets do not have
-    async with ScriptedUpstream(answer, tcp=tcp) as up, front(proxied(way, up.url), wire) as fr:
+    async with ScriptedUpstream(answer, tcp=tcp) as up, behind(way, up, wire) as fr:
         talk = fr.talk()
         talk.ask()
         await talk.until(lambda talk: talk.body == b"half")
@@ -351,11 +368,13 @@ async def test_it_breaks_in_the_body(
 
 @both
 @ways
-@pytest.mark.parametrize("when", ["connecting", "waiting", "uploading", "downloading", "done"])
+@pytest.mark.parametrize(
+    "when", ["connecting", "waiting", "posted", "uploading", "downloading", "done"]
+)
 async def test_a_client_that_leaves(
     wire: Any, way: str, when: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    async with ScriptedUpstream() as up, front(proxied(way, up.url), wire) as fr:
+    async with ScriptedUpstream() as up, behind(way, up, wire) as fr:
         talk = fr.talk()
         if when == "connecting":
             talk.ask()
@@ -364,9 +383,9 @@ async def test_a_client_that_leaves(
             await fr.rest()
             assert fr.upstream.open == 0
             return
-        if when == "waiting":
+        if when in ("waiting", "posted"):
             up.answers = [hang()]
-            talk.ask("POST", body=b"body")
+            talk.ask(*(("POST", "/", (), b"body") if when == "posted" else ()))
             await up.wait(lambda: up.requests and up.requests[0].complete)
         elif when == "uploading":
             talk.begin("POST")
@@ -396,7 +415,7 @@ async def test_a_client_that_is_slow_is_nobodys_fault(wire: Any, way: str) -> No
     settings = {"min_body_grace": 1000}
     async with (
         ScriptedUpstream() as up,
-        front(proxied(way, up.url, read_timeout=2), wire, **settings) as fr,
+        behind(way, up, wire, settings=settings, read_timeout=2) as fr,
     ):
         clock = Clock()
         talk = fr.talk()
@@ -498,7 +517,7 @@ async def test_the_body_of_the_client_after_the_head_of_the_answer(
     settings = {"min_body_rate": 1000, "min_body_grace": 3}
     async with (
         ScriptedUpstream(hang(STARTS["chunked"])) as up,
-        front(proxied(way, up.url), wire, **settings) as fr,
+        behind(way, up, wire, settings=settings) as fr,
     ):
         clock = Clock()
         talk = fr.talk()
@@ -560,7 +579,7 @@ async def test_middlewares_and_error_handlers_see_the_errors(wire: Any) -> None:
 async def test_busy(wire: Any, way: str) -> None:
     async with (
         ScriptedUpstream(hang()) as up,
-        front(proxied(way, up.url, max_connections=1, connect_timeout=3), wire) as fr,
+        behind(way, up, wire, max_connections=1, connect_timeout=3) as fr,
     ):
         first, second = fr.talk(), fr.talk()
         first.ask()
@@ -603,7 +622,7 @@ async def test_killed_and_started_again_under_load(
 
     async with (
         ScriptedUpstream() as up,
-        front(proxied(way, up.url, connect_timeout=2, read_timeout=2), wire) as fr,
+        behind(way, up, wire, connect_timeout=2, read_timeout=2) as fr,
     ):
         clients = [asyncio.create_task(client(number)) for number in range(6)]
         for name in ("up", "down", "up again", "down again", "up at last"):

@@ -51,7 +51,7 @@ async def entered(pieces: Iterable[bytes]) -> Any:
 @pytest.mark.parametrize("seed", range(2))
 async def test_prior_knowledge(seed: int) -> None:
     rng = random.Random(seed)
-    for _ in range(30):
+    for _ in range(12):
         writer = Writer(rng, rng.choice((0, 0.05)))
         sent = PREFACE + settings() + b"".join(writer() for _ in range(rng.randrange(1, 30)))
         expected = b"", await outcome(sent, [sent])
@@ -85,7 +85,7 @@ def upgrade(rng: random.Random) -> bytes:
 async def test_upgrades(seed: int) -> None:
     rng = random.Random(10 + seed)
     lines = set()
-    for _ in range(60):
+    for _ in range(25):
         writer = Writer(rng, 0.02)
         writer.last = 1
         frames = b"".join(writer() for _ in range(rng.randrange(20)))

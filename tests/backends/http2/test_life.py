@@ -149,7 +149,7 @@ async def live(client: Client, transport: PumpingTransport, chance: random.Rando
     assert client.goaways == []
 
 
-@pytest.mark.parametrize("seed", range(8))
+@pytest.mark.parametrize("seed", range(4))
 async def test_a_long_life(seed: int) -> None:
     chance = random.Random(seed)
     settings: dict[str, Any] = {
