@@ -46,6 +46,8 @@ _LEVELS = ("debug", "info", "warning", "error", "critical")
 #: What says where one component listens, or what its application is: it cannot be meant for
 #: several.
 _OF_ONE = ("bind", "tls_bind", "certfile", "keyfile", "interface", "factory")
+#: Settings of proxies alone, which are keys of their components.
+_OF_PROXIES = frozenset(Proxy.field_names()) - {"upstreams", *ServerConfig.field_names()}
 #: Options that are keys of a component, and no settings.
 _KEYS = ("interface", "factory")
 
@@ -132,9 +134,10 @@ def _parse_settings(
             name, equals, content = text.partition("=")
             if not equals:
                 raise ConfigurationError(f"{text!r} is not of the form NAME=VALUE")
-            check_keys((name,), ServerConfig.field_names(), "setting")
+            check_keys((name,), (*ServerConfig.field_names(), *_OF_PROXIES), "setting")
             settings[name] = parse_yaml(content, name)
-        ServerConfig.from_mapping(settings)
+        ours = {name: value for name, value in settings.items() if name not in _OF_PROXIES}
+        ServerConfig.from_mapping(ours)
     except ConfigurationError as error:
         raise click.BadParameter(str(error), context, option) from None
     return settings
@@ -328,16 +331,21 @@ def _override(
                 "set it there for each"
             )
     for _, config in found:
+        for name in _OF_PROXIES & settings.keys():
+            if "upstreams" not in config:
+                raise ConfigurationError(f"--set {name}: it is for proxies (upstreams)")
         _override_one(config, {**settings, **options})
 
 
 def _override_one(config: dict[str, Any], settings: Mapping[str, Any]) -> None:
     fields = dict(config.get("settings") or {})
     for name, value in settings.items():
-        if name in _KEYS:
+        if name in _KEYS or name in _OF_PROXIES:
             config[name] = value
             continue
         fields[name] = value
+        if "upstreams" in config and name in Proxy.field_names():
+            continue  # the proxy's own of that name stays
         config.pop({"certfile": "ssl_certfile", "keyfile": "ssl_keyfile"}.get(name, name), None)
     if "bind" in settings or "tls_bind" in settings:
         # All addresses at once: the file's others would come as a surprise.

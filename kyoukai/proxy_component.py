@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from kyoukai.asphalt import KyoukaiComponent
+from kyoukai.config import ServerConfig
 from kyoukai.exceptions import ConfigurationError
 from kyoukai.proxy import Proxy
 
@@ -41,6 +42,9 @@ def unfold(options: Mapping[str, Any]) -> dict[str, Any]:
     :raises ConfigurationError: if a value cannot work
     """
     known = Proxy.field_names()
+    for name in options.get("settings") or ():
+        if name in known and name not in ServerConfig.field_names():
+            raise ConfigurationError(f"settings: {name!r} is a proxy's; write it beside upstreams")
     proxy = Proxy.from_mapping({name: options[name] for name in known if name in options})
     rest = {name: value for name, value in options.items() if name not in known}
     mounts = rest.get("mounts") or {}

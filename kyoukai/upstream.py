@@ -87,6 +87,11 @@ class Upstream:
 
     # -- Connections ---------------------------------------------------------------------------
 
+    @property
+    def is_full(self) -> bool:
+        """Whether a request has to wait for a connection."""
+        return self.open >= self.proxy.max_connections and not self._idle
+
     def take(self, only_fresh: bool = False) -> UpstreamConnection | None:
         """
         Return an idle connection, if there is one.
@@ -316,7 +321,11 @@ class Upstreams:
         self._least = proxy.balance == "least_connections"
 
     def in_order(self) -> Iterator[Upstream]:
-        """Return the servers to try for a request, each once: those that are down come last."""
+        """
+        Return the servers to try for a request, each once.
+
+        Those that a request would have to wait for come later, and those that are down come last.
+        """
         servers = self.all
         if len(servers) == 1:
             return iter(servers)
@@ -326,6 +335,7 @@ class Upstreams:
         if self._least:
             ordered.sort(key=_active)
         up = [server for server in ordered if server.down_until <= now]
+        up.sort(key=_is_full)
         if len(up) < len(servers):
             up += sorted((each for each in ordered if each.down_until > now), key=_down_until)
         return iter(up)
@@ -334,6 +344,10 @@ class Upstreams:
         """Close all connections."""
         for server in self.all:
             server.close()
+
+
+def _is_full(server: Upstream) -> bool:
+    return server.is_full
 
 
 def _active(server: Upstream) -> int:

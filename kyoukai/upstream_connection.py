@@ -402,13 +402,16 @@ class UpstreamConnection(AnswerReceiver, asyncio.Protocol):
 
     def close(self) -> None:
         """Close the connection once what has been written is sent."""
+        if self.is_lost:
+            return
         self._is_ending = True
-        self.transport.close()
-        if not self.is_lost:  # over TLS, the server may never close its side
-            self._unsent = self.transport.get_write_buffer_size()
-            self._deadline = deadline = self._loop.time() + _CLOSING
-            if deadline < self._timer_at:
-                self._arm(deadline)
+        if not self.transport.is_closing():  # asyncio's over TLS must not be closed twice
+            self.transport.close()
+        # Over TLS, the server may never close its side.
+        self._unsent = self.transport.get_write_buffer_size()
+        self._deadline = deadline = self._loop.time() + _CLOSING
+        if deadline < self._timer_at:
+            self._arm(deadline)
 
     def when_lost(self) -> asyncio.Future[Exception | None]:
         """Return what is done once the connection is closed: with None, if in good order."""

@@ -3,29 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import gc
 import inspect
 from typing import TYPE_CHECKING
 
 import pytest
 import uvloop
-from support import Program, make_certificates
+from support import Commands, Program, make_certificates
+
+from kyoukai import targets
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
     from support import Certificates
-
-
-def pytest_collection_finish() -> None:
-    """
-    Leave what was imported and collected out of every later garbage collection.
-
-    It stays to the end, and going through it takes far longer than the tests that collect.
-    """
-    gc.collect()
-    gc.freeze()
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -41,6 +34,26 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
     return True
 
 
+@pytest.fixture(scope="module", autouse=True)
+def heap_at_rest() -> None:
+    """
+    Leave what was there before a file of tests out of its garbage collections.
+
+    Modules, tests and reports stay to the end, and going through them takes far longer than what
+    is tested with the collector.
+    """
+    gc.collect()
+    gc.freeze()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def entry_points_once() -> Iterator[None]:
+    """Go through all installed distributions once, and not for every server and connection."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(targets, "entry_points", functools.cache(targets.entry_points))
+        yield
+
+
 @pytest.fixture(params=("asyncio", "uvloop"))
 def loop_factory(request: pytest.FixtureRequest) -> Callable[[], asyncio.AbstractEventLoop]:
     """Both event loops."""
@@ -51,6 +64,14 @@ def loop_factory(request: pytest.FixtureRequest) -> Callable[[], asyncio.Abstrac
 def certificates(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
     """Two pairs, ``a`` and ``b``, and files that are wrong."""
     return make_certificates(tmp_path_factory.mktemp("certificates"))
+
+
+@pytest.fixture(scope="session")
+def commands() -> Iterator[Commands]:
+    """Runs ``kyoukai …`` where it ends by itself."""
+    made = Commands()
+    yield made
+    made.close()
 
 
 @pytest.fixture

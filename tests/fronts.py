@@ -341,7 +341,7 @@ class Http2Talk(Talk):
 
     @property
     def cut(self) -> bool:  # type: ignore[override]
-        return bool(self.exchange.gone) or self.client.closed
+        return bool(self.exchange.gone) or (self.client.closed and not self.done)
 
 
 TALKS: dict[str, Any] = {"http1": Http1Talk, "http2": Http2Talk}

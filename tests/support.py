@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -137,6 +138,66 @@ class Program:
         self._stdout.close()
         if self.process.stderr is not None:
             self.process.stderr.close()
+
+
+#: Forks for each command line; the lines on both sides are JSON.
+_COMMANDS = """
+import json, os, sys, tempfile
+from kyoukai.cli import main
+
+for line in sys.stdin:
+    arguments, folder = json.loads(line)
+    with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as error:
+        child = os.fork()
+        if not child:
+            os.chdir(folder)
+            os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+            os.dup2(out.fileno(), 1)
+            os.dup2(error.fileno(), 2)
+            main(arguments)
+        status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        said = []
+        for file in out, error:
+            file.seek(0)
+            said.append(file.read())
+    print(json.dumps([status, *said]), flush=True)
+"""
+
+
+class Commands:
+    """
+    Commands that end by themselves, each in a process of its own.
+
+    The processes are forked from one that has imported ``kyoukai``, which takes most of the time.
+    """
+
+    def __init__(self) -> None:
+        environment = {name: os.environ[name] for name in os.environ if name != "ASPHALT_SERVICE"}
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", _COMMANDS],
+            env=environment,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        )
+
+    def run(self, *arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+        """
+        Run a command, and wait for its end.
+
+        :param arguments: those of ``python -m kyoukai``
+        """
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        print(json.dumps([arguments, str(cwd)]), file=self.process.stdin, flush=True)
+        status, out, error = json.loads(self.process.stdout.readline())
+        return subprocess.CompletedProcess(arguments, status, out, error)
+
+    def close(self) -> None:
+        """End all that runs."""
+        os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.communicate()
 
 
 def get(port: int, path: str = "/", context: ssl.SSLContext | None = None) -> tuple[int, bytes]:

@@ -14,6 +14,7 @@ import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -26,9 +27,10 @@ from kyoukai import __version__
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from support import Certificates
+    from support import Certificates, Commands
 
     Start = Callable[..., Program]
+    Run = Callable[..., subprocess.CompletedProcess[str]]
 
 APP = """
 import asyncio, os, threading, time
@@ -96,6 +98,11 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.fixture
 def start(folder: Path, program: Start) -> Start:
     return program
+
+
+@pytest.fixture
+def run(folder: Path, commands: Commands) -> Run:
+    return partial(commands.run, cwd=folder)
 
 
 @pytest.fixture
@@ -512,7 +519,7 @@ def test_the_default_limit_leaves_descriptors_free(start: Start) -> None:
     ("arguments", "message"),
     [
         (("run",), "Missing argument 'TARGET'"),
-        (("run", "app"), "'app' is no target; write module:attribute, or the name of a YAML"),
+        (("run", "app"), "'app' is no target; write module:attribute, the name of a YAML"),
         (("run", "none.yaml"), "there is no file 'none.yaml'"),
         (("run", "app:app", "--bnd", "x"), "No such option"),
         (("run", "app:app", "--bind", "8000"), "'8000' is no address; write HOST:PORT"),
@@ -528,9 +535,10 @@ def test_the_default_limit_leaves_descriptors_free(start: Start) -> None:
         (("rum", "app:app"), "No such command 'rum'"),
     ],
 )
-def test_usage(start: Start, arguments: tuple[str, ...], message: str) -> None:
-    status, line = fail(start, *arguments)
-    assert status == 2
+def test_usage(run: Run, arguments: tuple[str, ...], message: str) -> None:
+    ran = run(*arguments)
+    assert ran.returncode == 2
+    line = only_line(ran.stderr)
     assert line.startswith("Error: ")
     assert message in line
 
@@ -558,7 +566,7 @@ def test_usage(start: Start, arguments: tuple[str, ...], message: str) -> None:
     ],
 )
 def test_failures(
-    start: Start,
+    run: Run,
     folder: Path,
     certificates: Certificates,
     arguments: tuple[str, ...],
@@ -573,8 +581,9 @@ def test_failures(
     ours = "{type: kyoukai, app: 'app:app', port: 0}\n"
     (folder / "two.yaml").write_text(container + f"    a: {ours}    b: {ours}")
     (folder / "none.yml").write_text("component: {type: 'components:Loud'}\n")
-    status, line = fail(start, "run", *arguments)
-    assert status == 1
+    ran = run("run", *arguments)
+    assert ran.returncode == 1
+    line = only_line(ran.stderr)
     assert line.startswith("Error: ")
     assert message in line
 
@@ -634,12 +643,7 @@ def test_a_component_that_fails_to_start(start: Start, folder: Path) -> None:
 # -- The other commands ---------------------------------------------------------------------------
 
 
-def run(*arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "kyoukai", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, check=False)
-
-
-def test_routes(folder: Path) -> None:
+def test_routes(run: Run) -> None:
     ran = run("routes", "app:app")
     assert ran.returncode == 0
     lines = [line.split("  ") for line in ran.stdout.splitlines()]
@@ -649,7 +653,7 @@ def test_routes(folder: Path) -> None:
     assert ["/users/<int:id>", "GET, HEAD, PUT", "site.user", "any"] in table
 
 
-def test_routes_of_a_file(folder: Path) -> None:
+def test_routes_of_a_file(run: Run, folder: Path) -> None:
     (folder / "other.py").write_text(
         "from kyoukai import Kyoukai\napp = Kyoukai('other', host='example.org')\n"
         "@app.route('/there')\nasync def there(ctx): ...\n"
@@ -667,7 +671,7 @@ def test_routes_of_a_file(folder: Path) -> None:
     assert re.search(r"^/there +GET, HEAD +other\.there +example\.org$", ran.stdout, re.M)
 
 
-def test_routes_of_sockets_and_resources(folder: Path) -> None:
+def test_routes_of_sockets_and_resources(run: Run, folder: Path) -> None:
     (folder / "live.py").write_text(
         "from kyoukai import Kyoukai, Resource\napp = Kyoukai('live')\n"
         "@app.websocket('/both')\nasync def socket(ctx, ws): ...\n"
@@ -694,14 +698,14 @@ def test_routes_of_sockets_and_resources(folder: Path) -> None:
         ("none.yml", "'none.yml' has no component that serves an application"),
     ],
 )
-def test_routes_of_something_else(folder: Path, target: str, message: str) -> None:
+def test_routes_of_something_else(run: Run, folder: Path, target: str, message: str) -> None:
     (folder / "none.yml").write_text("component: {type: 'components:Loud'}\n")
     ran = run("routes", target)
     assert ran.returncode == 1
     assert only_line(ran.stderr) == f"Error: {message}"
 
 
-def test_cert(folder: Path) -> None:
+def test_cert(run: Run) -> None:
     ran = run("cert", "certs")
     assert ran.returncode == 0
     assert ran.stdout.splitlines() == ["certs/localhost.pem", "certs/localhost-key.pem"]
@@ -711,14 +715,14 @@ def test_cert(folder: Path) -> None:
     assert run("cert", "--force", "certs").returncode == 0
 
 
-def test_cert_without_its_extra(folder: Path) -> None:
+def test_cert_without_its_extra(run: Run, folder: Path) -> None:
     (folder / "cryptography.py").write_text("raise ImportError\n")
     ran = run("cert")
     assert ran.returncode == 1
     assert 'pip install "kyoukai[cert]"' in only_line(ran.stderr)
 
 
-def test_help_lists_what_there_is() -> None:
+def test_help_lists_what_there_is(run: Run) -> None:
     ran = run("run", "--help")
     assert ran.returncode == 0
     options = set(re.findall(r"--[a-z-]+", ran.stdout))

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
+from functools import partial
 from typing import TYPE_CHECKING
 
 import pytest
 from support import Program, get, only_line
 
 if TYPE_CHECKING:
+    import subprocess
     from collections.abc import Callable
     from pathlib import Path
 
+    from support import Commands
+
     Start = Callable[..., Program]
+    Run = Callable[..., subprocess.CompletedProcess[str]]
 
 APPS = """
 number = 7
@@ -93,11 +96,9 @@ def start(folder: Path) -> object:
         program.kill()
 
 
-def run(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "kyoukai", *arguments]
-    return subprocess.run(
-        command, cwd=folder, capture_output=True, text=True, timeout=60, check=False
-    )
+@pytest.fixture
+def run(folder: Path, commands: Commands) -> Run:
+    return partial(commands.run, cwd=folder)
 
 
 @pytest.mark.parametrize(
@@ -167,18 +168,18 @@ def test_a_file_with_several_kinds(start: Start) -> None:
         (("config.yaml", "--factory"), 1, "Error: --factory: config.yaml has several components"),
     ],
 )
-def test_failures(folder: Path, arguments: tuple[str, ...], status: int, message: str) -> None:
-    ran = run(folder, "run", *arguments, "--set", "access_log=false")
+def test_failures(run: Run, arguments: tuple[str, ...], status: int, message: str) -> None:
+    ran = run("run", *arguments, "--set", "access_log=false")
     assert only_line(ran.stderr).startswith(message)
     assert ran.returncode == status
 
 
-def test_nothing_is_called_to_find_out(folder: Path) -> None:
-    assert "called to find out" not in run(folder, "run", "apps:anything").stderr
+def test_nothing_is_called_to_find_out(run: Run) -> None:
+    assert "called to find out" not in run("run", "apps:anything").stderr
 
 
-def test_routes_show_mounts(folder: Path) -> None:
-    ran = run(folder, "routes", "config.yaml")
+def test_routes_show_mounts(run: Run) -> None:
+    ran = run("routes", "config.yaml")
     assert [line.split() for line in ran.stdout.splitlines()] == [
         ["apps:asgi:"],
         ["path", "methods", "endpoint", "host"],

@@ -7,6 +7,7 @@ import socket
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -28,6 +29,13 @@ Talk = Callable[[socket.socket, ServerProtocol], None]
 def suite(monkeypatch: pytest.MonkeyPatch) -> Any:
     monkeypatch.syspath_prepend(ROOT / "conformance")
     return importlib.import_module("ws_suite")
+
+
+@cache
+def all_cases(suite: Any, kind: Any) -> list[Any]:
+    """The cases over one protocol, which take long to make."""
+    cases: list[Any] = suite.all_cases(kind)
+    return cases
 
 
 @contextmanager
@@ -164,7 +172,7 @@ def test_cases_fail_where_a_server_is_wrong(suite: Any, capsys: pytest.CaptureFi
 def test_the_server_passes(suite: Any, way: str) -> None:
     kind = suite.WAYS[way]
     with suite.echo_server("asyncio", *suite.SETTINGS) as port:
-        cases = [case for case in suite.all_cases(kind) if case.section != "UTF-8"]
+        cases = [case for case in all_cases(suite, kind) if case.section != "UTF-8"]
         results = suite.run_way(kind, port, cases)
     assert [failed for _, failed in results.values()] == [[]] * 6
 
@@ -222,7 +230,7 @@ def test_what_failed_in_one_run_has_failed(suite: Any) -> None:
 
 def test_every_case_has_a_name_of_its_own(suite: Any) -> None:
     for kind in (suite.Http1, suite.Http2):
-        names = [(case.section, case.name) for case in suite.all_cases(kind)]
+        names = [(case.section, case.name) for case in all_cases(suite, kind)]
         assert len(set(names)) == len(names)
 
 
@@ -230,12 +238,12 @@ def test_the_committed_summary_is_of_these_cases_without_failures(suite: Any) ->
     lines = (ROOT / "docs" / "conformance_websocket.txt").read_text().splitlines()
     numbers = []
     for kind in (suite.Http1, suite.Http2):
-        count = str(len(suite.all_cases(kind)))
+        count = str(len(all_cases(suite, kind)))
         numbers += [count, count, "0"]
     end = lines.index("", 3)
     assert lines[end - 1].split() == ["all", *numbers]
     counts = [
-        sum(case.section != "handshake" for case in suite.all_cases(kind))
+        sum(case.section != "handshake" for case in all_cases(suite, kind))
         for kind in (suite.Http1, suite.Http2)
     ]
     assert lines[end + 1 :] == [

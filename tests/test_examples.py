@@ -314,9 +314,9 @@ def test_side_by_side_over_http2(runner, tmp_path):
         for value in ("HTTP/2", "https", f"localhost:{program.tls_port}"):
             assert f"<td>{value}</td>" in index.text
         assert client.get("/users/12?q=1").json() == {"id": 12, "q": "1"}
-        assert client.get("/download?size=3000000").content == (bytes(range(256)) * 11719)[:3000000]
-        answer = client.post("/upload", files={"files": ("big.bin", b"x" * 8_000_000)})
-        assert answer.json()["files"][0]["size"] == 8_000_000
+        assert client.get("/download?size=1000000").content == (bytes(range(256)) * 3907)[:1000000]
+        answer = client.post("/upload", files={"files": ("big.bin", b"x" * 2_000_000)})
+        assert answer.json()["files"][0]["size"] == 2_000_000
         assert client.get("/no/such/page").status_code == 404
         client.close()
         # What is too large is refused before it comes.

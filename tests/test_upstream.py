@@ -413,6 +413,27 @@ async def test_each_server_in_turn_and_those_that_are_down_last() -> None:
     assert names(upstreams) == "cba"
 
 
+async def test_no_request_waits_for_a_server_while_another_one_has_room() -> None:
+    upstreams = Upstreams(Proxy(["unix:a", "unix:b", "unix:c"], max_connections=2))
+    a, b, _ = upstreams.all
+    a.open = 2
+    assert [names(upstreams) for _ in range(3)] == ["bca", "bca", "cba"]
+    b.down_until = asyncio.get_running_loop().time() + 100
+    assert names(upstreams) == "cab"
+    gate = Gate()
+    async with (
+        ScriptedUpstream(gate.__call__) as slow,
+        ScriptedUpstream(says(b"b")) as quick,
+        front(Proxy([slow.url, quick.url], max_connections=1)) as fr,
+    ):
+        first = fr.talk()
+        first.ask()
+        await slow.wait(lambda: slow.requests)
+        assert [(await fr.ask()).body for _ in range(4)] == [b"b"] * 4
+        gate.open.set()
+        await first.answer()
+
+
 async def test_the_one_with_the_fewest_requests() -> None:
     upstreams = Upstreams(Proxy(["unix:a", "unix:b", "unix:c"], balance="least_connections"))
     a, b, c = upstreams.all
@@ -554,6 +575,50 @@ async def test_certificates_are_verified(certificates: Certificates, loop_factor
             async with front(Proxy(url, **options)) as fr:
                 assert (await fr.ask("POST", body=b"secret")).status == status, options
             assert len(up.requests) - before == (status == 200)
+
+
+@pytest.mark.parametrize("steps", ["close close abort", "close abort close", "abort close abort"])
+@pytest.mark.parametrize("tls", [False, True])
+async def test_closing_more_than_once(
+    certificates: Certificates, loop_factory: Any, tls: bool, steps: str
+) -> None:
+    """Before the connection is lost and after it, as several are done with it."""
+    context = serving(certificates) if tls else None
+    ca = certificates.path("a.pem") if tls else None
+    for wait in (0, 1, 20):
+        async with ScriptedUpstream(tcp=True, context=context) as up:
+            upstream = only(up.url, ca=ca)
+            connection = await upstream.connect()
+            for step in steps.split():
+                getattr(connection, step)()
+                await turns(wait)
+            async with asyncio.timeout(5):
+                assert await connection.when_lost() is None
+            connection.close()
+            connection.abort()
+            connection.tune(5000)
+            connection.write(b"x")
+            assert not connection.close_output()
+            assert upstream.open == 0
+
+
+async def test_a_server_that_never_closes_its_side(certificates: Certificates) -> None:
+    """Over TLS, closing in good order takes two: it has five seconds."""
+    clock = Clock()
+    async with ScriptedUpstream(tcp=True, context=serving(certificates)) as up:
+        upstream = only(up.url, ca=certificates.path("a.pem"))
+        connection = await upstream.connect()
+        await turns()
+        up.wires[0].writer.transport.pause_reading()  # type: ignore[attr-defined]
+        raw = up.wires[0].writer.transport._ssl_protocol._transport  # type: ignore[attr-defined]
+        raw.pause_reading()
+        connection.close()
+        await turns()
+        assert not connection.is_lost
+        assert upstream.open == 1
+        await clock.advance(5.1)
+        assert connection.is_lost
+        assert upstream.open == 0
 
 
 async def test_what_is_said_of_a_certificate(

@@ -70,15 +70,20 @@ class Line:
         taken, connection = Taken(), self.connection
         connection.on_interim = lambda head: taken.interim.append(head.status)
         try:
-            taken.status = (await connection.final_head()).status
-            while data := await connection.receive():
-                taken.body += data
-            taken.whole = True
-            taken.trailers = list(connection.trailers)
+            async with asyncio.timeout(10):
+                await self._take_all(taken)
         except UpstreamError:
             pass
         taken.reusable = connection.reusable
         return taken
+
+    async def _take_all(self, taken: Taken) -> None:
+        connection = self.connection
+        taken.status = (await connection.final_head()).status
+        while data := await connection.receive():
+            taken.body += data
+        taken.whole = True
+        taken.trailers = list(connection.trailers)
 
     def feed(self, data: bytes) -> None:
         """Let the server send."""
@@ -237,6 +242,53 @@ async def test_no_answer(data: bytes, bytewise: bool) -> None:
     assert taken.status == 0
     assert (taken.body, taken.whole, taken.reusable) == (b"", False, False)
     assert line.transport.is_closing()
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"HTTP/1.1 200 OK\nContent-Length: 2\n\nok",
+        b"HTTP/1.1 200 OK\r\nContent-Length: 2\n\nok",
+        b"HTTP/1.0\t",
+        b"hello",
+        b"HTTP/1.1 103 E\r\n\r\nHTTP/2",
+    ],
+)
+async def test_what_can_be_no_answer_is_none_at_once(data: bytes) -> None:
+    """Nobody waits for the rest."""
+    line = Line()
+    task = await line.ask()
+    line.feed(data + b"\r\n" * data.startswith(b"HTTP/1.0"))
+    line.feed(b"\r\n" * data.startswith(b"HTTP/1.0"))
+    await turns(3)
+    assert task.done()
+    assert (await task).status == 0
+
+
+async def test_heads_that_are_known() -> None:
+    """A whole answer with a head that has come before is one, and nothing that looks like it."""
+    line = Line()
+    known = OK + b"X-Known: yes\r\nContent-Length: 2\r\n\r\n"
+    for data, status, body, fields, reusable in [
+        ((known + b"ok",), 200, b"ok", [b"x-known"], True),
+        ((known + b"no",), 200, b"no", [b"x-known"], True),
+        ((known + b"o", b"k"), 200, b"ok", [b"x-known"], True),
+        ((known, b"ok"), 200, b"ok", [b"x-known"], True),
+        ((OK + b"X-A: ", known + b"ok"), 200, b"ok", [b"x-a", b"x-known"], True),
+        ((HINTS, known + b"ok"), 200, b"ok", [b"x-known"], True),
+        ((HINTS + known + b"ok",), 200, b"ok", [b"x-known"], True),
+        ((known + b"ok!",), 200, b"ok", [b"x-known"], False),
+    ]:
+        task = await line.ask()
+        for piece in data:
+            line.feed(piece)
+        taken = await task
+        assert (taken.status, taken.body, taken.whole) == (status, body, True), data
+        assert line.connection.head is not None
+        assert [name for name, _ in line.connection.head.headers] == fields
+        assert taken.reusable is reusable
+        line.connection.become_idle(5)
+    line.transport.lose()
 
 
 @both_ways

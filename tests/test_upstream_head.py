@@ -162,6 +162,15 @@ def test_whether_the_connection_stays(first: bytes, lines: bytes, keeps: bool) -
     assert read(lines, first=first).keeps is keeps
 
 
+@pytest.mark.parametrize("value", [b"NTLM", b"Negotiate", b"negotiate YII=", b"ntlm TlRM"])
+def test_a_connection_that_a_client_has_logged_in_is_nobody_elses(value: bytes) -> None:
+    """These schemes are about the connection and not the request (RFC 4559 section 6)."""
+    for first in (b"HTTP/1.1 401 Unauthorized", b"HTTP/1.1 200 OK"):
+        lines = b"WWW-Authenticate: Basic\r\nWWW-Authenticate: " + value + b"\r\n"
+        assert not read(lines, first=first).keeps
+    assert read(b"WWW-Authenticate: Basic\r\n", first=b"HTTP/1.1 401 U").keeps
+
+
 def test_how_long_the_connection_stays() -> None:
     assert read(b"").idle is None
     assert read(b"Keep-Alive: max=3, Timeout=5\r\n").idle == 5

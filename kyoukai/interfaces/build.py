@@ -64,7 +64,7 @@ def make_interface(
     if name != "kyoukai" and isinstance(app, Kyoukai):
         raise TargetError(f"app: {source!r} is a Kyoukai application; interface must be kyoukai")
     if name != "proxy" and isinstance(app, Proxy):
-        raise TargetError(f"app: {source!r} is a Proxy; interface must be proxy")
+        raise TargetError(f"interface: {name!r} is not that of a proxy; leave it out")
     kind = factory if isinstance(factory, type) else object
     if issubclass(kind, NativeInterface | ProxyInterface):
         steps = None if pipeline is None else _pipeline_class(pipeline)

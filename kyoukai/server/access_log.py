@@ -50,7 +50,8 @@ _FIELDS: dict[str, Callable[[StreamState], Any]] = {
     "authority": lambda stream: stream.head.authority,
     "status": lambda stream: stream.status,
     "bytes": lambda stream: stream.bytes_sent,
-    "duration": lambda stream: perf_counter() - stream.started,
+    # A pipelined request whose client left before its turn never began.
+    "duration": lambda stream: perf_counter() - stream.started if stream.started else 0.0,
     "referer": _header(b"referer"),
     "user_agent": _header(b"user-agent"),
 }

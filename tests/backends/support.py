@@ -186,15 +186,18 @@ def parse_answers(
             assert status != 204 or b"content-length" not in headers
         elif headers.get(b"transfer-encoding") == b"chunked":
             assert b"content-length" not in headers
+            chunks, place = [], 0
             while True:
-                size_line, separator, data = data.partition(b"\r\n")
-                assert separator
-                size = int(size_line, 16)
+                end = data.find(b"\r\n", place)
+                assert end >= 0
+                size = int(data[place:end], 16)
+                place = end + 2
                 if not size:
                     break
-                body += data[:size]
-                assert data[size : size + 2] == b"\r\n"
-                data = data[size + 2 :]
+                chunks.append(data[place : place + size])
+                place += size + 2
+                assert data[place - 2 : place] == b"\r\n"
+            body, data = b"".join(chunks), data[place:]
             while not data.startswith(b"\r\n"):
                 line, separator, data = data.partition(b"\r\n")
                 assert separator

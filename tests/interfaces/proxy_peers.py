@@ -113,7 +113,7 @@ async def fronted(
     **options: Any,
 ) -> AsyncIterator[Front]:
     """
-    Put a proxy before a scripted upstream.
+    Put a proxy before a scripted upstream; what takes half a minute in there takes too long.
 
     :param answer: the upstream's
     :param way: whether the proxy's application has a middleware, which makes the way a longer one
@@ -123,7 +123,7 @@ async def fronted(
     :param options: the proxy's
     """
     upstream = ScriptedUpstream(answer, tcp=path is not None, path=path or "", closes=closes)
-    async with upstream:
+    async with asyncio.timeout(30), upstream:
         app = Kyoukai("front", middleware=[Looker()] if way == "pipeline" else ())
         app.mount(prefix, Proxy(upstream.url, **options))
         async with MemoryServer(app, **dict(settings)) as server:

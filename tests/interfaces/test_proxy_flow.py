@@ -98,7 +98,7 @@ async def test_a_conversation_within_one_request(wire: Any) -> None:
 
     async with (
         ScriptedUpstream(echo) as up,
-        front(Proxy(up.url, read_timeout=10), wire, min_body_grace=100) as fr,
+        front(Proxy(up.url, read_timeout=10), wire, min_body_grace=1000) as fr,
     ):
         clock = Clock()
         talk = fr.talk()
@@ -106,7 +106,7 @@ async def test_a_conversation_within_one_request(wire: Any) -> None:
         for number in range(4):
             talk.send(b"part %d" % number)
             await talk.until(lambda talk, n=number: len(talk.body) == (n + 1) * 6)
-            await clock.advance(9)
+            await clock.advance(25, step=1)
         talk.end()
         await talk.answer()
         assert talk.body == b"PART 0PART 1PART 2PART 3"

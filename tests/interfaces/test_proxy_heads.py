@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import hashlib
 from typing import Any
 
 import pytest
 from backends.frames import headers, request
-from interfaces.proxy_peers import both, both_ways, fronted
+from interfaces.proxy_peers import Front, both, both_ways, fronted
+from upstreams import ScriptedUpstream
 
+from kyoukai import Proxy, ServerConfig
+from kyoukai.interfaces.proxy import ProxyInterface
 from kyoukai.interfaces.proxy_heads import rewrite_location
 from kyoukai.proxy import UpstreamAddress
+from kyoukai.testing import MemoryServer
 
 GUID = "258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
 
@@ -485,7 +490,7 @@ async def test_handshakes(way: str, http2: bool) -> None:
         ("TE", "trailers"),
         ("X-Forwarded-For", "6.6.6.6"),
     ]
-    async with fronted(switch, way=way, prefix="/m", path="/app") as front:
+    async with fronted(switch, way=way, prefix="/m", path="/app") as front, asyncio.timeout(5):
         if http2:
             exchange = front.http2().begin(
                 "CONNECT", "/m/x", [(":protocol", "websocket"), *headers]
@@ -663,7 +668,7 @@ async def test_targets(
 async def test_dot_segments(way: str, http2: bool) -> None:
     """They may lead out of the mount; the server never hears of them."""
     async with fronted(prefix="/m", path="/app", way=way) as front:
-        for target in (
+        targets = (
             "/m/..",
             "/m/../x",
             "/m/./x",
@@ -679,11 +684,14 @@ async def test_dot_segments(way: str, http2: bool) -> None:
             "/m/%2e%2e%3b/x",
             "/../m/x",
             "/./m/x",
-        ):
-            response = await front.ask(http2, target=target)
-            assert response.status in (400, 404), target
-        assert not front.upstream.wires
-        assert (await front.ask(http2, target="/m/x")).body == b"ok"
+        )
+        for count in (0, 1):  # a connection is there the second time
+            for target in targets:
+                response = await front.ask(http2, target=target)
+                assert response.status in (400, 404), target
+            assert len(front.upstream.wires) == len(front.upstream.requests) == count
+            assert (await front.ask(http2, target="/m/x")).body == b"ok"
+        assert len(front.upstream.wires) == 1
 
 
 @both_ways
@@ -711,12 +719,37 @@ async def test_forms_of_targets(way: str) -> None:
 
 
 @both
-async def test_options_of_the_server_as_a_whole(http2: bool) -> None:
+@pytest.mark.parametrize(("path", "expected"), [("", "*"), ("/", "/"), ("/app", "/app")])
+async def test_options_of_the_server_as_a_whole(path: str, expected: str, http2: bool) -> None:
     """``*`` is of no mount; a server that is nothing but a proxy passes it on."""
-    async with fronted(path="/app") as front:
-        response = await front.ask(http2, "OPTIONS", "*")
-        assert response.status < 500
+    async with fronted(path=path) as front:
+        assert (await front.ask(http2, "OPTIONS", "*")).status < 500
         assert front.upstream.requests == []
+    async with ScriptedUpstream(tcp=True, path=path) as upstream:
+        interface = ProxyInterface(Proxy(upstream.url), ServerConfig())
+        async with MemoryServer(interface) as server:
+            front = Front(server, upstream)
+            assert (await front.ask(http2, "OPTIONS", "*")).body == b"ok"
+            assert front.seen == [f"OPTIONS {expected}"]
+
+
+@both
+@both_ways
+async def test_below_a_root_path(way: str, http2: bool) -> None:
+    """Whether a proxy before this one has taken it off or not."""
+    options: Any = {"prefix": "/m", "path": "/app", "settings": {"root_path": "/api"}}
+    async with fronted(answer("Location: /app/y"), way=way, **options) as front:
+        for target, expected in [
+            ("/api/m/x", "/app/x"),
+            ("/m/x", "/app/x"),
+            ("/api/m", "/app"),
+            ("/ap%69/m%2fx", "/app/x"),
+            ("/api%2Fm/x%2F", "/app/x%2F"),
+        ]:
+            response = await front.ask(http2, target=target)
+            assert front.last.target == expected
+            assert front.last["x-forwarded-prefix"] == "/api/m"
+            assert response.headers["location"] == "/api/m/y"
 
 
 @both_ways

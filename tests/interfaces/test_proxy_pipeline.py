@@ -136,9 +136,11 @@ async def test_a_middleware_answers_first(wire: Any) -> None:
 @both
 async def test_failures_pass_back_too(wire: Any) -> None:
     log: list[str] = []
-    async with ScriptedUpstream(b"junk\r\n") as up:
-        async with front(app_of(up, Step("a", log), Step("b", log)), wire) as fr:
-            assert (await fr.ask()).status == 502
+    async with (
+        ScriptedUpstream(b"junk\r\n") as up,
+        front(app_of(up, Step("a", log), Step("b", log)), wire) as fr,
+    ):
+        assert (await fr.ask()).status == 502
     assert log == ["a in", "b in", "b out 502", "a out 502"]
 
 
@@ -332,7 +334,7 @@ class Steps(RequestPipeline):
 @both
 async def test_the_steps_of_a_pipeline(wire: Any) -> None:
     class Own(Steps):
-        done: list[str] = []  # noqa: RUF012
+        done: list[str] = []
 
     async with ScriptedUpstream(BODY) as up:
         app = Kyoukai("front", pipeline_class=Own)
@@ -402,21 +404,23 @@ async def test_handshakes_may_be_denied(wire: Any, where: str) -> None:
         return Response("no", status=403)
 
     step = only(deny) if where == "request" else only(None, deny)
-    async with ScriptedUpstream(switching()) as up:
-        async with front(app_of(up, step), wire, **TOKENS) as fr:
-            talk = fr.talk()
-            talk.upgrade("acme")
-            assert await talk.answer() == 403
-            assert talk.body == b"no"
-            assert len(up.requests) == (where != "request")
-            await fr.rest()
-            assert fr.upstream.open == 0
+    async with (
+        ScriptedUpstream(switching()) as up,
+        front(app_of(up, step), wire, **TOKENS) as fr,
+    ):
+        talk = fr.talk()
+        talk.upgrade("acme")
+        assert await talk.answer() == 403
+        assert talk.body == b"no"
+        assert len(up.requests) == (where != "request")
+        await fr.rest()
+        assert fr.upstream.open == 0
 
 
 @both
 async def test_a_pipeline_of_ones_own_for_tunnels(wire: Any) -> None:
     class Own(RequestPipeline):
-        seen: list[Any] = []  # noqa: RUF012
+        seen: list[Any] = []
 
         async def handle_connection_upgrade(
             self, request: Any, response: Any, timeout: Any = None, buffer: Any = None
@@ -573,9 +577,8 @@ async def test_the_command_line(program: Callable[..., Program]) -> None:
     assert "Traceback" not in started.stderr
 
 
-@pytest.mark.parametrize("target", ["http://", "http://a:0", "unix:"])
-def test_a_wrong_url_on_the_command_line(program: Callable[..., Program], target: str) -> None:
-    started = program("run", target, "--bind", "127.0.0.1:0")
+def test_a_wrong_url_on_the_command_line(program: Callable[..., Program]) -> None:
+    started = program("run", "http://a:0", "--bind", "127.0.0.1:0")
     assert started.finish() != 0
     assert "upstreams: " in started.stderr
     assert "Traceback" not in started.stderr

@@ -13,6 +13,7 @@ import asyncio
 import pytest
 from backends import frames as f
 from backends.frames import data, headers, request
+from backends.support import turns
 from interfaces.proxy_peers import (
     Bystanders,
     Expected,
@@ -164,8 +165,9 @@ ATTACKS: list[tuple[bytes, Expected]] = [
 
 
 @both_ways
-@pytest.mark.parametrize("size", [4096, 1])
+@pytest.mark.parametrize("size", [4096, 16, 1])
 async def test_http_1_1(size: int, way: str) -> None:
+    """In one piece, byte by byte, and in pieces between which all that can goes on."""
     async with fronted(echo, way=way) as front:
         bystanders = Bystanders(front)
         await bystanders.ask()
@@ -174,7 +176,10 @@ async def test_http_1_1(size: int, way: str) -> None:
             connection = front.http1()
             connection.send(b"", *([method for method, _, _ in expected] or ["GET"]))
             for start in range(0, len(attack), size):
-                connection.send(attack[start : start + size])
+                if size == 16:
+                    await turns(4)
+                if not connection.transport.is_closing():
+                    connection.send(attack[start : start + size])
             answers, _ = await asyncio.gather(
                 answers_to(connection, len(expected)), bystanders.ask()
             )
@@ -197,12 +202,17 @@ def post(*extra: tuple[bytes, bytes]) -> bytes:
     return headers(1, [*HEAD, *extra], end=False)
 
 
+NOTHING = post((b"content-length", b"0"))
+FOUR = post((b"content-length", b"4")) + data(1, b"body")
+#: What the server may see of attacks that are none until the client breaks its word.
+MEANWHILE = {NOTHING: [A], FOUR: [BODY]}
+
 #: Frames from a client on HTTP/2, and the request that they are.
 FRAMES: list[tuple[bytes, Expected]] = [
     # H2.CL: a length that the frames belie.
-    (post((b"content-length", b"0")) + data(1, SMUGGLED, True), []),
+    (NOTHING + data(1, SMUGGLED, True), []),
+    (FOUR + data(1, SMUGGLED, True), []),
     (post((b"content-length", b"4")) + data(1, b"body" + SMUGGLED, True), []),
-    (post((b"content-length", b"4")) + data(1, b"body") + data(1, SMUGGLED, True), []),
     (post((b"content-length", b"9")) + data(1, b"body", True), []),
     (post((b"content-length", b"4")) + data(1, b"", True), []),
     (headers(1, [*HEAD, (b"content-length", b"4")]), []),
@@ -299,26 +309,45 @@ FRAMES: list[tuple[bytes, Expected]] = [
 ]
 
 
+def frames_of(attack: bytes) -> list[bytes]:
+    """Split bytes into frames."""
+    frames = []
+    while attack:
+        size = 9 + int.from_bytes(attack[:3])
+        frames.append(attack[:size])
+        attack = attack[size:]
+    return frames
+
+
 @both_ways
-async def test_http_2(way: str) -> None:
+@pytest.mark.parametrize("slowly", [False, True])
+async def test_http_2(slowly: bool, way: str) -> None:
+    """In one piece, and frame by frame, when the server has what came before."""
     async with fronted(echo, way=way) as front:
         bystanders = Bystanders(front)
         await bystanders.ask()
         for attack, expected in FRAMES:
             del front.upstream.requests[:]
+            meanwhile = next(
+                (MEANWHILE[word] for word in MEANWHILE if attack.startswith(word)), None
+            )
             client = front.frames()
-            client.send(attack)
-            await bystanders.ask()
+            for frame in frames_of(attack) if slowly else [attack]:
+                if not client.transport.is_closing():
+                    client.send(frame)
+                await bystanders.ask()
             if expected:
                 status, _, body = await client.answer(1)
                 assert (status, [body]) == (200, answers_of(expected)), attack
             elif not attack.endswith(f.rst_stream(1)):
                 try:
-                    assert (await client.answer(1))[0] >= 400, attack
+                    status, _, _ = await client.answer(1)
+                    assert status >= 400 or (slowly and meanwhile), attack
                 except ConnectionError:
                     pass
             await bystanders.ask()
-            assert seen_of(front) == expected, attack
+            seen = seen_of(front)
+            assert seen == expected or (slowly and seen == meanwhile), attack
             client.transport.lose()
         await bystanders.ask()
         assert not front.upstream.wrong
