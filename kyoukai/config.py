@@ -250,8 +250,15 @@ class ServerConfig:
 
     trusted_proxies: tuple[str, ...] = ()
     """
-    Peers whose ``Forwarded`` and ``X-Forwarded-*`` headers count: addresses, networks, ``unix``
-    (any peer on a unix socket) or ``*``. From all others these headers are removed.
+    Peers whose headers about the client (``forwarded_headers``) count: addresses, networks,
+    ``unix`` (any peer on a unix socket) or ``*``. From all others these headers are removed.
+    """
+
+    forwarded_headers: str = "x-forwarded"
+    """
+    Which headers these write: ``x-forwarded`` (``X-Forwarded-For``, ``-Proto``, ``-Host``) or
+    ``forwarded`` (RFC 7239). The others are removed: most proxies pass them on as clients have sent
+    them.
     """
 
     root_path: str = ""

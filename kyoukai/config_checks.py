@@ -125,6 +125,10 @@ def check_ranges(config: ServerConfig) -> None:
             )
     if config.root_path and (not config.root_path.startswith("/") or config.root_path[-1] == "/"):
         raise ConfigurationError("root_path must start with '/' and must not end with it")
+    if config.forwarded_headers not in ("x-forwarded", "forwarded"):
+        raise ConfigurationError(
+            f"forwarded_headers must be x-forwarded or forwarded, not {config.forwarded_headers!r}"
+        )
     if config.lifespan not in ("auto", "on", "off"):
         raise ConfigurationError(f"lifespan must be auto, on or off, not {config.lifespan!r}")
     header = config.server_header

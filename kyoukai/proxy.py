@@ -34,11 +34,22 @@ _MINIMUM: dict[str, float] = {
     "protocol_receive_buffer": 1024,
 }
 _ABOVE_ZERO = ("connect_timeout", "fail_backoff", "max_backoff", "read_timeout")
+#: The most that the buffer of a transport can be told to hold: uvloop counts in C.
+_LARGEST_BUFFER = 2**31 - 1
+_BUFFERS = ("buffer_size", "protocol_receive_buffer")
 
 
 def is_upstream(target: object) -> bool:
     """Return whether a target is the URL of an upstream server, and not ``module:attribute``."""
     return isinstance(target, str) and target.startswith(_SCHEMES)
+
+
+def _check_name(setting: str, name: str) -> None:
+    """Refuse the name of a host that nobody could look up, which would fail for each request."""
+    try:
+        name.encode("idna")
+    except UnicodeError:
+        raise ConfigurationError(f"{setting}: {name[:80]!r} is no name of a host") from None
 
 
 @dataclass(frozen=True)
@@ -94,6 +105,7 @@ class UpstreamAddress:
             raise ConfigurationError(f"upstreams: {url!r}: write its path with percent escapes")
         if port == 0:
             raise ConfigurationError(f"upstreams: {url!r}: nobody listens on port 0")
+        _check_name(f"upstreams: {url!r}", parts.hostname or "")
         return cls(
             url,
             host=parts.hostname or "",
@@ -224,6 +236,8 @@ class Proxy:
                 raise ConfigurationError(f"{field.name} must be at least {minimum}, not {value}")
             if field.name in _ABOVE_ZERO and value == 0:
                 raise ConfigurationError(f"{field.name} must be greater than 0")
+            if field.name in _BUFFERS and value > _LARGEST_BUFFER:
+                raise ConfigurationError(f"{field.name} must be at most {_LARGEST_BUFFER}")
             if field.name in _CHOICES and value not in _CHOICES[field.name]:
                 known = ", ".join(_CHOICES[field.name])
                 raise ConfigurationError(f"{field.name} must be one of {known}, not {value!r}")
@@ -242,8 +256,10 @@ class Proxy:
                 ) from None
         if self.via and not is_token(self.via.encode()):
             raise ConfigurationError(f"via: {self.via!r} is no token (RFC 9110 section 5.6.2)")
-        if self.ca is not None and not any(address.tls for address in addresses):
-            raise ConfigurationError("ca is for https upstreams, and there is none")
+        for name in ("ca", "tls_server_name"):
+            if getattr(self, name) is not None and not any(address.tls for address in addresses):
+                raise ConfigurationError(f"{name} is for https upstreams, and there is none")
+        _check_name("tls_server_name", self.tls_server_name or "")
 
     def addresses(self) -> list[UpstreamAddress]:
         """

@@ -163,8 +163,9 @@ def forwarded_client(
     """
     Read what trusted proxies say of the client: address, scheme and host, each None if unsaid.
 
-    ``Forwarded`` (RFC 7239) wins over the ``X-Forwarded-*`` headers. The address is the last one
-    in the chain that is not itself a trusted proxy's. Only http and https are schemes.
+    ``Forwarded`` (RFC 7239) wins over the ``X-Forwarded-*`` headers, of which the caller leaves
+    one kind alone. The address is the last one in the chain that is not itself a trusted proxy's.
+    Only http and https are schemes.
     """
     chain: list[str] = []
     scheme = host = None
@@ -172,12 +173,12 @@ def forwarded_client(
     for name, value in headers:
         if name.startswith(b"x-forwarded-") or name == b"forwarded":
             found.setdefault(name, []).extend(
-                part.strip() for part in value.decode("latin-1").split(",")
+                part.strip() for part in _split(value.decode("latin-1"), ",")
             )
     if b"forwarded" in found:
         for element in found[b"forwarded"]:
             pairs = dict(
-                pair.strip().partition("=")[::2] for pair in element.split(";") if "=" in pair
+                pair.strip().partition("=")[::2] for pair in _split(element, ";") if "=" in pair
             )
             lowered = {key.lower(): value.strip('"') for key, value in pairs.items()}
             if "for" in lowered:
@@ -198,12 +199,31 @@ def forwarded_client(
     return client, scheme, host or None
 
 
+def _split(text: str, separator: str) -> list[str]:
+    """Split a field's value where it is not quoted (RFC 9110 section 5.6.4)."""
+    if '"' not in text:
+        return text.split(separator)
+    parts, start, quoted, escaped = [], 0, False, False
+    for position, char in enumerate(text):
+        if escaped:
+            escaped = False
+        elif char == '"':
+            quoted = not quoted
+        elif quoted:
+            escaped = char == "\\"
+        elif char == separator:
+            parts.append(text[start:position])
+            start = position + 1
+    return [*parts, text[start:]]
+
+
 def apply_forwarded(
     headers: list[Header],
     authority: str,
     client: tuple[str, int] | None,
     scheme: str,
     trusted: tuple[str, ...],
+    written: str,
 ) -> tuple[list[Header], tuple[str, int] | None, str, str]:
     """
     Believe a trusted proxy what it says of the client; from all others, remove it.
@@ -213,6 +233,8 @@ def apply_forwarded(
     :param client: the peer; None on a unix socket
     :param scheme: the scheme of the peer's connection
     :param trusted: who is trusted
+    :param written: which headers these write: ``x-forwarded`` or ``forwarded``; the others, which
+        they may pass on as clients have sent them, are removed
     :return: headers, client, scheme and authority to go on with
     :raises ProtocolError: 400, if the host that it names is not valid
     """
@@ -220,6 +242,8 @@ def apply_forwarded(
     if not trusted or not is_trusted(peer, trusted):
         kept = [pair for pair in headers if pair[0] not in FORWARDED]
         return kept, client, scheme, authority
+    others = FORWARDED - {b"forwarded"} if written == "forwarded" else {b"forwarded"}
+    headers = [pair for pair in headers if pair[0] not in others]
     address, their_scheme, host = forwarded_client(headers, trusted)
     if host is not None:
         authority = check_authority(host.encode("latin-1"))

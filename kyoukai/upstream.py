@@ -74,7 +74,10 @@ class Upstream:
         self.down_until = 0.0
         self._context = context
         self._reader = reader
-        self._failures = 0
+        #: Failures in a row.
+        self.failures = 0
+        # Whether it could not be reached, which was said.
+        self._is_gone = False
         # Until when nothing is said of too much to do.
         self._busy_until = 0.0
         # The last one is the one that was used last.
@@ -136,17 +139,13 @@ class Upstream:
         except BaseException as error:
             self._closed()
             if isinstance(error, TimeoutError):
-                self._failed(f"no connection within {timeout:g} seconds (connect_timeout)")
+                self._out_of_reach(f"no connection within {timeout:g} seconds (connect_timeout)")
                 raise UpstreamTimeout(
                     f"no connection within {timeout:g} seconds (connect_timeout)"
                 ) from None
             if isinstance(error, OSError):
                 raise self._explain(error) from None
             raise
-        if self._failures:
-            logger.info("upstream %s is back", self.address)
-        self._failures = 0
-        self.down_until = 0.0
         self._all.add(connection)
         return connection
 
@@ -184,7 +183,7 @@ class Upstream:
             number = error.errno or 0  # those of names that cannot be resolved are negative
             text = os.strerror(number) if number > 0 else error.strerror or str(error)
             reason = f"no connection: {text.lower()}"
-        self._failed(reason)
+        self._out_of_reach(reason)
         return UpstreamError(reason)
 
     async def _wait_for_one(self, timeout: float) -> UpstreamConnection | None:
@@ -283,20 +282,31 @@ class Upstream:
             logger.warning("upstream %s: %s", self.address, reason)
         return UpstreamBusy(reason)
 
-    def _failed(self, reason: str) -> None:
-        """It could not be reached: pass it over for a while."""
+    def answered(self) -> None:
+        """It has answered a request: whatever was wrong with it is over."""
+        if self.failures:
+            if self._is_gone:
+                logger.info("upstream %s is back", self.address)
+            self.failures = 0
+            self._is_gone = False
+            self.down_until = 0.0
+
+    def failed(self) -> None:
+        """It can be reached, and does not answer: pass it over for a while."""
         now = asyncio.get_running_loop().time()
         if now < self.down_until:  # one of many that found out at the same time
-            logger.debug("upstream %s: %s", self.address, reason)
             return
-        self._failures += 1
+        self.failures += 1
         proxy = self.proxy
-        seconds = min(proxy.max_backoff, proxy.fail_backoff * 2 ** min(self._failures - 1, 32))
+        seconds = min(proxy.max_backoff, proxy.fail_backoff * 2 ** min(self.failures - 1, 32))
         self.down_until = now + seconds
-        if self._failures == 1:
-            logger.warning("upstream %s: %s", self.address, reason)
-        else:
-            logger.debug("upstream %s: %s", self.address, reason)
+
+    def _out_of_reach(self, reason: str) -> None:
+        """No connection can be had: say so once."""
+        level = logging.DEBUG if self._is_gone else logging.WARNING
+        logger.log(level, "upstream %s: %s", self.address, reason)
+        self._is_gone = True
+        self.failed()
 
 
 class Upstreams:

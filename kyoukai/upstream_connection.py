@@ -191,7 +191,7 @@ class UpstreamConnection(AnswerReceiver, asyncio.Protocol):
 
     def write(self, data: bytes) -> None:
         """Send more of a request, or of a tunnel."""
-        if not self.is_lost:
+        if not (self.is_lost or self.transport.is_closing()):
             self.transport.write(data)
 
     async def drain(self) -> None:
@@ -337,6 +337,11 @@ class UpstreamConnection(AnswerReceiver, asyncio.Protocol):
         return self._phase is IDLE and not (self.is_lost or self.transport.is_closing())
 
     @property
+    def is_new(self) -> bool:
+        """Whether it has had no request before this one, so that it is not just out of date."""
+        return self.idle_since == 0.0
+
+    @property
     def is_over(self) -> bool:
         """Whether both messages are complete."""
         return self._phase is DONE and self.request_complete and self._error is None
@@ -397,7 +402,10 @@ class UpstreamConnection(AnswerReceiver, asyncio.Protocol):
         """Close our direction of a tunnel alone; False where that cannot be, as over TLS."""
         if self.is_lost or not self.transport.can_write_eof():
             return False
-        self.transport.write_eof()
+        try:
+            self.transport.write_eof()
+        except OSError:
+            pass  # the server has reset the connection, which the transport is about to learn
         return True
 
     def close(self) -> None:

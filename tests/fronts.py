@@ -298,12 +298,12 @@ class Http2Talk(Talk):
     def release(self) -> None:
         client, exchange = self.client, self.exchange
         client.gives_credit = True
-        missing = client.own_window - exchange.credit
-        exchange.credit += missing
-        client.send(f.window_update(exchange.number, missing))
-        missing = 65535 - client.credit
-        client.credit += missing
-        client.send(f.window_update(0, missing))
+        if missing := client.own_window - exchange.credit:
+            exchange.credit += missing
+            client.send(f.window_update(exchange.number, missing))
+        if missing := 65535 - client.credit:
+            client.credit += missing
+            client.send(f.window_update(0, missing))
 
     def leave(self) -> None:
         self.exchange.reset()

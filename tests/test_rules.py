@@ -8,6 +8,7 @@ import pytest
 
 from kyoukai.exceptions import InvalidResponse, ProtocolError
 from kyoukai.rules import (
+    apply_forwarded,
     bodyless,
     check_authority,
     check_response_head,
@@ -177,11 +178,41 @@ def test_is_trusted(address: str, trusted: tuple[str, ...], result: bool) -> Non
             ("1.1.1.1", None, None),
         ),
         ([(b"forwarded", b";;=,,for=")], ("", None, None)),
+        (  # what is quoted separates nothing (RFC 7239 section 4)
+            [(b"forwarded", b'for=6.6.6.6;host="x;for=1.2.3.4";proto=http')],
+            ("6.6.6.6", "http", "x;for=1.2.3.4"),
+        ),
+        (
+            [(b"forwarded", b'for=6.6.6.6;host="x\\",for=1.2.3.4;b=\\"";proto=https')],
+            ("6.6.6.6", "https", 'x\\",for=1.2.3.4;b=\\'),
+        ),
+        ([(b"forwarded", b'for=6.6.6.6;host="x,for=1.2.3.4')], ("6.6.6.6", None, "x,for=1.2.3.4")),
     ],
 )
 def test_forwarded_client(headers: Any, expected: Any) -> None:
     address, scheme, host = forwarded_client(headers, ("10.0.0.0/8",))
     assert (address or None, scheme, host) == (expected[0] or None, *expected[1:])
+
+
+@pytest.mark.parametrize(
+    ("written", "client", "scheme", "authority", "left"),
+    [
+        ("x-forwarded", "1.1.1.1", "https", "a", [b"x-forwarded-for", b"x-forwarded-proto"]),
+        ("forwarded", "6.6.6.6", "http", "b", [b"forwarded"]),
+    ],
+)
+def test_a_proxy_is_believed_what_it_writes_itself(
+    written: str, client: str, scheme: str, authority: str, left: list[bytes]
+) -> None:
+    headers = [
+        (b"host", b"a"),
+        (b"forwarded", b"for=6.6.6.6;host=b;proto=http"),  # which nginx, for one, passes on
+        (b"x-forwarded-for", b"1.1.1.1"),
+        (b"x-forwarded-proto", b"https"),
+    ]
+    kept, *rest = apply_forwarded(headers, "a", ("10.0.0.1", 5), "http", ("10.0.0.0/8",), written)
+    assert rest == [(client, 0), scheme, authority]
+    assert [name for name, _ in kept] == [b"host", *left]
 
 
 @pytest.mark.parametrize("status", [200, 299, 304, 404, 599])

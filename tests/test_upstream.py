@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import itertools
 import logging
 import os
 import resource
 import socket
 import ssl
+import struct
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -19,6 +21,7 @@ from upstreams import OK, ScriptedUpstream, Seen, Wire
 
 from kyoukai import Proxy
 from kyoukai.exceptions import ConfigurationError, UpstreamBusy, UpstreamError, UpstreamTimeout
+from kyoukai.testing import MemoryTransport
 from kyoukai.upstream import Upstream, Upstreams
 
 if TYPE_CHECKING:
@@ -115,6 +118,7 @@ async def test_how_long_idle_ones_are_kept(line: bytes, seconds: float) -> None:
         assert fr.upstream.open == 1
         await clock.advance(0.2)
         assert fr.upstream.open == 0
+        assert fr.upstream._idle == []
         await up.wires[0].closed.wait()
         assert (await fr.ask()).status == 200
         assert len(up.wires) == 2
@@ -177,17 +181,34 @@ async def test_only_fresh_ones_are_for_what_is_sent_once() -> None:
         assert len(up.wires) == 2
         await fr.rest()
         await clock.advance(1.1)
-        await fr.ask("PUT", body=b"x")
+        await fr.ask("PUT")
+        await fr.ask("DELETE")
         assert len(up.wires) == 2
+        await fr.rest()
+        await clock.advance(1.1)
+        fr.upstream._idle.pop(0).abort()
+        await fr.rest()
+        await fr.ask("PUT", body=b"x")
+        assert len(up.wires) == 3
         # Where there may be no other, the one that is longest idle gives way.
         await fr.rest()
         await clock.advance(1.1)
         assert fr.upstream.open == 2
         await fr.ask("POST", body=b"x")
-        assert len(up.wires) == 3
+        assert len(up.wires) == 4
         await fr.rest()
         assert fr.upstream.open == 2
-        assert [len(wire.requests) for wire in up.wires] == [2, 2, 1]
+        assert [len(wire.requests) for wire in up.wires] == [2, 3, 1, 1]
+
+
+async def test_without_retries_only_fresh_ones_do() -> None:
+    async with ScriptedUpstream() as up, front(Proxy(up.url, retries=0)) as fr:
+        clock = Clock()
+        for seconds, connections in [(0, 1), (0.8, 1), (1.1, 2)]:
+            await clock.advance(seconds)
+            assert (await fr.ask()).status == 200
+            await fr.rest()
+            assert len(up.wires) == connections
 
 
 # -- max_connections ---------------------------------------------------------------------------
@@ -362,12 +383,50 @@ async def test_all_give_up_at_once_and_the_counts_are_right() -> None:
         assert (await fr.ask()).status == 200
 
 
+async def test_when_all_is_taken_the_answer_has_its_own_time() -> None:
+    upstream = only("unix:x", read_timeout=10)
+    clock = Clock()
+    connection = upstream._make()
+    transport = MemoryTransport(connection)
+    connection.connection_made(transport)
+    transport.hold()
+    connection.begin("PUT", REQUEST + b"x" * 200_000, True)
+    await clock.advance(9)
+    transport.release()
+    await clock.advance(9)
+    assert not transport.closed
+    await clock.advance(1.1)
+    assert transport.aborted
+
+
+async def test_a_server_that_takes_little_by_little() -> None:
+    """In far more time than it has to take nothing; its transport is the test's."""
+    upstream = only("unix:x", read_timeout=10)
+    for more in (False, True):
+        clock = Clock()
+        connection = upstream._make()
+        transport = MemoryTransport(connection)
+        connection.connection_made(transport)
+        transport.hold()
+        connection.begin("PUT", REQUEST + b"x" * 200_000, not more)
+        for _ in range(8):
+            await clock.advance(9)
+            del transport.output[:20_000]
+        assert not transport.closed
+        await clock.advance(9)
+        assert not transport.closed
+        await clock.advance(30, step=1)
+        assert transport.aborted
+        with pytest.raises(UpstreamTimeout, match="has (taken|sent) nothing for 10 seconds"):
+            await connection.final_head()
+
+
 # -- Health and balance ------------------------------------------------------------------------
 
 
 async def test_backing_off_doubles_up_to_its_limit(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO, "kyoukai.proxy")
-    async with ScriptedUpstream() as up:
+    async with ScriptedUpstream(tcp=True) as up:
         upstream = only(up.url, fail_backoff=2, max_backoff=9)
         await up.stop()
         clock = Clock()
@@ -382,8 +441,10 @@ async def test_backing_off_doubles_up_to_its_limit(caplog: pytest.LogCaptureFixt
             await clock.advance(seconds + 0.1)
         await up.start()
         connection = await upstream.connect()
-        assert upstream.down_until == 0
+        assert upstream.down_until > 0  # it has answered nothing yet
         await use(upstream, connection)
+        upstream.answered()
+        assert upstream.down_until == 0
         upstream.close()
         await up.stop()
         with pytest.raises(UpstreamError):
@@ -467,6 +528,65 @@ async def test_requests_go_past_a_server_that_is_down() -> None:
         assert (await fr.ask()).status == 502
 
 
+@pytest.mark.parametrize("balance", ["round_robin", "least_connections"])
+@pytest.mark.parametrize("fault", ["closes", "hangs", "junk"])
+async def test_a_server_that_can_be_reached_and_does_not_answer(balance: str, fault: str) -> None:
+    """It is passed over as well, until it answers."""
+    broken = True
+
+    async def answer(seen: Seen, wire: Wire) -> bytes | None:
+        while await wire.body():
+            pass
+        if not broken:
+            return says(b"a")
+        if fault == "hangs":
+            await wire.read()
+        elif fault == "junk":
+            return b"junk\r\n"
+        raise ConnectionResetError
+
+    async with (
+        ScriptedUpstream(answer) as a,
+        ScriptedUpstream(says(b"b")) as b,
+        front(Proxy([a.url, b.url], balance=balance, read_timeout=5)) as fr,
+    ):
+        clock = Clock()
+        bad, good = fr.upstreams
+
+        async def post() -> int:
+            talk = fr.talk()
+            talk.ask("POST", body=b"x")
+            if fault == "hangs" and bad.down_until <= asyncio.get_running_loop().time():
+                await turns(20)
+                await clock.advance(5.1)
+            return await talk.answer()
+
+        for seconds in (1, 2, 4):
+            statuses = [await post() for _ in range(6)]
+            assert sorted(statuses)[:5] == [200] * 5
+            assert statuses.count(504 if fault == "hangs" else 502) == 1
+            assert bad.down_until - asyncio.get_running_loop().time() <= seconds
+            assert (bad.failures, good.failures) == (seconds.bit_length(), 0)
+            await clock.advance(seconds + 0.1)
+        broken = False
+        assert [await post() for _ in range(6)] == [200] * 6
+        assert (bad.failures, bad.down_until) == (0, 0)
+        assert {wire.requests[-1].method for wire in a.wires} == {"POST"}
+
+
+async def test_a_request_that_is_sent_again_goes_to_another_server() -> None:
+    async def leave(seen: Seen, wire: Wire) -> None:
+        raise ConnectionResetError
+
+    async with (
+        ScriptedUpstream(leave) as a,
+        ScriptedUpstream(says(b"b")) as b,
+        front(Proxy([a.url, b.url], balance="least_connections")) as fr,
+    ):
+        assert [(await fr.ask()).body for _ in range(4)] == [b"b"] * 4
+        assert len(a.requests) == 1
+
+
 async def test_the_least_busy_server_gets_the_request() -> None:
     gate = Gate()
     async with (
@@ -494,6 +614,29 @@ async def test_refused_and_not_there(tmp_path: Any, loop_factory: Any) -> None:
         with pytest.raises(UpstreamError, match=reason) as caught:
             await only(url).connect()
         assert type(caught.value) is UpstreamError
+
+
+async def test_a_server_that_closes_at_once(loop_factory: Any) -> None:
+    """Perhaps before we know that the connection is there; nothing is counted for ever."""
+
+    class Closes(asyncio.Protocol):
+        def connection_made(self, transport: Any) -> None:
+            if next(turn) % 2:
+                sock = transport.get_extra_info("socket")
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            transport.abort()
+
+    turn = itertools.count()
+    loop = asyncio.get_running_loop()
+    async with await loop.create_server(Closes, "127.0.0.1", 0) as server:
+        port = server.sockets[0].getsockname()[1]
+        async with front(Proxy(f"http://127.0.0.1:{port}", max_connections=3)) as fr:
+            talks = [fr.talk() for _ in range(20)]
+            for number, talk in enumerate(talks):
+                talk.ask("POST" if number % 2 else "GET")
+            assert {await talk.answer() for talk in talks} == {502}
+            await fr.rest()
+            assert fr.upstream.open == 0
 
 
 async def test_a_server_that_does_not_accept(loop_factory: Any) -> None:

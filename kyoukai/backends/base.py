@@ -384,8 +384,15 @@ class BaseProtocol(asyncio.Protocol, ABC):
         :return: headers, client, scheme and authority to go on with
         """
         self.peer_forwards = True
-        trusted = self.config.trusted_proxies
-        return apply_forwarded(headers, authority, self.client, self.scheme, trusted)
+        config = self.config
+        return apply_forwarded(
+            headers,
+            authority,
+            self.client,
+            self.scheme,
+            config.trusted_proxies,
+            config.forwarded_headers,
+        )
 
     # -- Streams -------------------------------------------------------------------------------
 

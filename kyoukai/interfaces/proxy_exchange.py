@@ -13,7 +13,15 @@ import logging
 from functools import partial
 from typing import TYPE_CHECKING
 
-from kyoukai.exceptions import BodyError, InvalidResponse, PeerGone, UpstreamError, UpstreamTimeout
+from kyoukai.exceptions import (
+    BodyError,
+    BodyMalformed,
+    InvalidResponse,
+    PeerGone,
+    ProtocolError,
+    UpstreamError,
+    UpstreamTimeout,
+)
 from kyoukai.interfaces.proxy_heads import body_length, check_path, rewrite_location
 from kyoukai.interfaces.proxy_tunnel import Handshake, run_tunnel
 from kyoukai.outcome import request_line
@@ -90,8 +98,8 @@ class Exchange:
                 more = b"expect: 100-continue\r\n"
                 self._go = asyncio.Event()
         settings = self._proxy.proxy
-        repeatable = method in _IDEMPOTENT
-        retries = settings.retries if repeatable else 0
+        retries = settings.retries if method in _IDEMPOTENT else 0
+        repeatable = retries > 0 and not has_body  # of which some will have been sent
         used = False
         connection = self._connection  # the request may have been sent, see start
         while True:
@@ -101,16 +109,23 @@ class Exchange:
                 if connection is None:
                     connection = await self._connect(repeatable, used)
                 assert self._upstream is not None
-                data = self._proxy.writer.write(stream, self._upstream.address, more, length)
+                try:
+                    data = self._proxy.writer.write(stream, self._upstream.address, more, length)
+                except UpstreamError as error:
+                    self._complain(error)
+                    raise
                 connection.on_interim = self._interim
                 connection.begin(method, data, not has_body)
                 if has_body:
                     if stream.receiving is CLOSED and stream.received <= settings.buffer_size:
-                        await self._send_body(length is None, in_one_go=True)
+                        await self._send_body(length, in_one_go=True)
                     else:
-                        self._pump = asyncio.create_task(self._send_body(length is None))
+                        self._pump = asyncio.create_task(self._send_body(length))
+            assert self._upstream is not None
             try:
                 head = await connection.final_head()
+                if self._upstream.failures:
+                    self._upstream.answered()
                 if self._handshake is not None:
                     self._handshake.check(head)
                 elif head.status == 101:
@@ -118,7 +133,12 @@ class Exchange:
                     raise UpstreamError("it switches protocols, and nobody has asked for that")
                 return head
             except UpstreamError as error:
-                once = connection.answered or self._body_sent or isinstance(error, UpstreamTimeout)
+                is_late = isinstance(error, UpstreamTimeout)
+                if connection.head is None and (
+                    is_late or connection.answered or connection.is_new
+                ):
+                    self._upstream.failed()
+                once = connection.answered or self._body_sent or is_late
                 if once or not retries:
                     self._complain(error)
                     raise
@@ -140,14 +160,18 @@ class Exchange:
             return False
         if "." in head.path or stream.upgradable:
             return False  # as it may have to be refused
-        connection = self._take_idle(True)
+        connection = self._take_idle(proxy.proxy.retries > 0)
         if connection is None:
             return False
         assert self._upstream is not None
+        try:
+            data = proxy.writer.write(stream, self._upstream.address)
+        except (ProtocolError, UpstreamError):  # the task says so
+            self.close()
+            return False
         self._begin = begin
         stream.on_lost = self.close
         connection.on_interim = self._interim
-        data = proxy.writer.write(stream, self._upstream.address)
         connection.begin("GET", data, True, self._answer_started)
         return True
 
@@ -165,6 +189,8 @@ class Exchange:
         ):
             headers = self.headers_of(head)
             body = connection.take()
+            if self._upstream is not None and self._upstream.failures:
+                self._upstream.answered()
             self.close()
             try:
                 if stream.send_now(head.status, headers, body):
@@ -214,15 +240,16 @@ class Exchange:
         assert failure is not None
         raise failure
 
-    async def _send_body(self, chunked: bool, in_one_go: bool = False) -> None:
+    async def _send_body(self, length: int | None, in_one_go: bool = False) -> None:
         """
         Pass the request's body on.
 
-        :param chunked: whether its length is not known
+        :param length: what the server was told of its length; None if it is chunked
         :param in_one_go: whether it is there and so short that the server need not keep up with it
         """
         stream, connection = self._stream, self._connection
         assert connection is not None
+        left = length
         try:
             if self._go is not None and stream.continue_expected:
                 await self._wait_to_go()
@@ -231,11 +258,17 @@ class Exchange:
                 data = await stream.receive()
                 if not data:
                     break
+                if left is not None:
+                    left -= len(data)
+                    if left < 0:  # the server would take the rest for another request
+                        raise BodyMalformed("the body is longer than its Content-Length")
                 self._body_sent = True
-                connection.write(b"%x\r\n%b\r\n" % (len(data), data) if chunked else data)
+                connection.write(b"%x\r\n%b\r\n" % (len(data), data) if left is None else data)
                 if connection.write_paused and not in_one_go:
                     await connection.drain()
-            if chunked:
+            if left:
+                raise BodyMalformed("the body is shorter than its Content-Length")
+            if left is None:
                 lines = [b"%b: %b\r\n" % pair for pair in passed_trailers(stream.trailers)]
                 connection.write(b"0\r\n%b\r\n" % b"".join(lines))
             connection.complete_request()
@@ -280,7 +313,9 @@ class Exchange:
         assert self._upstream is not None
         address = self._upstream.address
         if head.has_location and not (address.base is None and not address.host):
-            return rewrite_location(head.headers, address, self._proxy.public_prefix(self._stream))
+            public = self._stream.head.authority
+            prefix = self._proxy.public_prefix(self._stream)
+            return rewrite_location(head.headers, address, prefix, public)
         return head.headers
 
     @property

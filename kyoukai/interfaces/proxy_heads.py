@@ -11,8 +11,8 @@ import re
 from typing import TYPE_CHECKING
 from urllib.parse import quote
 
-from kyoukai.exceptions import ProtocolError
-from kyoukai.rules import FORWARDED, is_trusted
+from kyoukai.exceptions import InvalidResponse, ProtocolError, UpstreamError
+from kyoukai.rules import FORWARDED, check_response_head, is_token, is_trusted
 from kyoukai.stream import CLOSED
 from kyoukai.upstream_head import CONNECTION_FIELDS, nominated
 from kyoukai.wsgi import application_path
@@ -53,6 +53,11 @@ _DOTS = re.compile(r"(?:^|[/\\])\.\.?(?:[/\\;]|$)")
 _NOT_ASCII = re.compile(rb"[\x80-\xff]")
 _PLAIN_HOST = re.compile(rb"[\w.\-~:\[\]%]+")
 _PLAIN_NODE = re.compile(rb"[\w.\-]+")
+
+_ABSOLUTE = re.compile(rb"https?://([^/?#]*)(.*)", re.IGNORECASE | re.DOTALL)
+
+#: How often our name may be in the Via of a request (RFC 9110 section 7.6: loops).
+_HOPS = 10
 
 #: Blocks of lines that are remembered.
 _REMEMBERED = 64
@@ -165,6 +170,7 @@ class RequestWriter:
             peer,
             head.scheme,
             head.http_version,
+            head.root_path,
             address.url,
         )
         lines = self._known.get(key)
@@ -177,6 +183,7 @@ class RequestWriter:
         return lines
 
     def _render(self, head: RequestHead, peer: str | None, address: UpstreamAddress) -> bytes:
+        _check(head)
         special: dict[bytes, list[bytes]] = {}
         for name, value in head.headers:
             if name in _OURS or name.startswith(_X_FORWARDED):
@@ -202,6 +209,8 @@ class RequestWriter:
             lines.append(b"max-forwards: %b\r\n" % _one_less(head.method, special))
         if self._via:
             before = b"".join([value + b", " for value in special.get(b"via", ())])
+            if before.count(b" %b," % self._via) >= _HOPS:
+                raise UpstreamError("the request has come here again and again: a loop (via)")
             version = _VERSIONS.get(head.http_version, b"1.1 ")
             lines.append(b"via: %b%b%b\r\n" % (before, version, self._via))
         return b"".join(lines)
@@ -218,19 +227,21 @@ class RequestWriter:
         told = [name for name in special if name in _OF_PROXIES or name.startswith(_X_FORWARDED)]
         if told and is_trusted(peer or "unix", self._trusted):
             trusted = {name: special[name] for name in told}
-        scheme, host = head.scheme.encode(), head.authority.encode()
+        scheme = b"https" if head.scheme == "https" else b"http"
+        host = head.authority.encode()
         # A host may have ',' and ';': whoever reads what we say too simply would take its end for
         # something that we say.
         plain_host = _PLAIN_HOST.fullmatch(host) is not None
-        node = b"" if peer is None else peer.encode("latin-1", "replace")
+        node = _plain_address(peer)
         prefix = quote(head.root_path + self._prefix).encode()
         ours = []
         if self._x_forwarded:
             chain = trusted.get(b"x-forwarded-for", [])
             if not chain and head.client is not None and head.client[0] != peer:
-                chain = [head.client[0].encode("latin-1", "replace")]  # by Forwarded
-            if chain or node:
-                ours.append((b"x-forwarded-for", b", ".join([*chain, *([node] if node else [])])))
+                chain = [_plain_address(head.client[0])]  # by Forwarded
+            chain = [each for each in (*chain, node) if each]
+            if chain:
+                ours.append((b"x-forwarded-for", b", ".join(chain)))
             ours.append((b"x-forwarded-proto", scheme))
             if plain_host:
                 ours.append((b"x-forwarded-host", host))
@@ -264,6 +275,22 @@ class RequestWriter:
         )
 
 
+def _check(head: RequestHead) -> None:
+    """
+    Refuse a head that would become another one, or two, when it is written.
+
+    Our wires have done so. Other servers, which run the application, may not: HTTP/2 can put CRLF
+    anywhere.
+    """
+    is_tunnel = head.method == "CONNECT" and head.protocol is None
+    if is_tunnel or not is_token(head.method.encode("latin-1", "replace")):
+        raise ProtocolError(400, "The method is not valid.")
+    try:
+        check_response_head(200, head.headers)
+    except InvalidResponse:
+        raise ProtocolError(400, "A header is not valid.") from None
+
+
 def _escaped(target: bytes) -> bytes:
     """Escape what a target may not have as it is (RFC 3986 section 2), though clients send it."""
     return _NOT_ASCII.sub(lambda found: b"%%%02X" % found[0][0], target)
@@ -273,6 +300,12 @@ def _peer(stream: StreamState) -> str | None:
     """Return the address of whoever holds the connection; None on a unix socket."""
     client = getattr(stream.protocol, "client", stream.head.client)
     return None if client is None else client[0]
+
+
+def _plain_address(address: str | None) -> bytes:
+    """Return an address that is one; another server's may be anything that it was told."""
+    found = b"" if address is None else address.encode("latin-1", "replace")
+    return found if _PLAIN_HOST.fullmatch(found) else b""
 
 
 def _node(node: bytes) -> bytes:
@@ -295,7 +328,7 @@ def _one_less(method: str, special: dict[bytes, list[bytes]]) -> bytes:
 
 
 def rewrite_location(
-    headers: Sequence[Header], address: UpstreamAddress, prefix: str
+    headers: Sequence[Header], address: UpstreamAddress, prefix: str, public: str
 ) -> tuple[Header, ...]:
     """
     Let a Location that leads to the server lead to where the client finds it.
@@ -303,27 +336,36 @@ def rewrite_location(
     :param headers: the headers of an answer
     :param address: the server, whose ``base`` the prefix stands for
     :param prefix: the prefix for the client, without a slash at its end
+    :param public: the authority that the client knows; a server that does not see the prefix makes
+        links of it that leave the prefix out
     """
     shown = quote(prefix).encode()
     return tuple(
-        (name, _client_location(value, address, shown) if name == b"location" else value)
+        (name, _client_location(value, address, shown, public) if name == b"location" else value)
         for name, value in headers
     )
 
 
-def _client_location(value: bytes, address: UpstreamAddress, prefix: bytes) -> bytes:
-    path = value
-    scheme = b"https://" if address.tls else b"http://"
-    own = scheme + address.authority.encode()
-    if address.host and value.lower().startswith(own):
-        path = value[len(own) :] or b"/"
-        if path[:1] not in b"/?#":
-            return value  # another host, or port, whose text begins alike
-    elif path[:1] != b"/" or path[:2] == b"//":
+def _client_location(value: bytes, address: UpstreamAddress, prefix: bytes, public: str) -> bytes:
+    absolute = _ABSOLUTE.fullmatch(value)
+    if absolute is not None:
+        authority, path = absolute[1].lower().decode("latin-1"), absolute[2]
+        if path[:1] != b"/":
+            path = b"/" + path
+        if authority == public and address.base is not None:
+            # The scheme stays: it may be the reason of the redirection.
+            return value[: absolute.start(2)] + _client_path(path, address.base, prefix)
+        if not address.host or authority != address.authority:
+            return value
+        # By which scheme, the server knows from X-Forwarded-Proto at best.
+    elif value[:1] != b"/" or value[:2] == b"//":
         return value
-    base = address.base
-    if base is None:
-        return path
+    else:
+        path = value
+    return path if address.base is None else _client_path(path, address.base, prefix)
+
+
+def _client_path(path: bytes, base: bytes, prefix: bytes) -> bytes:
     if prefix and not base and _is_below(path, prefix):
         return path  # it knows of the prefix, by X-Forwarded-Prefix
     if _is_below(path, base):

@@ -97,7 +97,7 @@ def from_scope(scope: Mapping[str, Any], config: ServerConfig) -> Incoming:
     headers, special, authority = _fields(pairs, own)
     if not FORWARDED.isdisjoint(special):
         headers, client, scheme, authority = apply_forwarded(
-            headers, authority, client, scheme, config.trusted_proxies
+            headers, authority, client, scheme, config.trusted_proxies, config.forwarded_headers
         )
     root_path = (scope.get("root_path") or config.root_path).rstrip("/")
     sent, raw_path, path = _paths(scope["path"], scope.get("raw_path"), root_path)
@@ -155,7 +155,7 @@ def from_environ(environ: Mapping[str, Any], config: ServerConfig) -> Incoming:
     client = _address((address, environ.get("REMOTE_PORT")) if address else None)
     if not FORWARDED.isdisjoint(special):
         headers, client, scheme, authority = apply_forwarded(
-            headers, authority, client, scheme, config.trusted_proxies
+            headers, authority, client, scheme, config.trusted_proxies, config.forwarded_headers
         )
     script = environ.get("SCRIPT_NAME", "").encode("latin-1").rstrip(b"/")
     path = script + environ.get("PATH_INFO", "").encode("latin-1") or b"/"

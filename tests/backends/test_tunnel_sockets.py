@@ -254,14 +254,14 @@ async def test_a_tunnel_over_http2(contexts: Any, windows: bytes) -> None:
             session.close(1000)
 
         saying = asyncio.ensure_future(say())
-        found = b""
+        found = bytearray()
         while not found.endswith(b"\x88\x02\x03\xe8"):
             piece = (await client.next(DATA)).payload
             found += piece
             if not windows:
                 client.writer.write(window_update(0, len(piece)) + window_update(1, len(piece)))
         await saying
-        *messages, last = read_frames(found)
+        *messages, last = read_frames(bytes(found))
         assert messages == [(BINARY, number.to_bytes(4) * 25_000) for number in range(50)]
         assert last == (CLOSE, b"\x03\xe8")
         client.writer.write(data(1, close_frame(), end=True))

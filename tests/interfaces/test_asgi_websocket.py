@@ -634,7 +634,7 @@ async def test_random_conversations(http2: bool, seed: int) -> None:
                     raise
 
     async with Client(interface(app)) as client:
-        for _ in range(40):
+        for _ in range(20):
             async with asyncio.timeout(10):
                 try:
                     outcome = await converse(client, http2=http2)

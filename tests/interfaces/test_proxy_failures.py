@@ -111,7 +111,7 @@ async def gone(up: ScriptedUpstream) -> None:
 @both
 @ways
 async def test_nobody_there(wire: Any, way: str, caplog: pytest.LogCaptureFixture) -> None:
-    async with ScriptedUpstream() as up, behind(way, up, wire) as fr:
+    async with ScriptedUpstream(tcp=True) as up, behind(way, up, wire) as fr:
         await up.stop()
         for body in (None, b"body") * 3:
             talk = await fr.ask("POST" if body else "GET", body=body)
@@ -431,6 +431,28 @@ async def test_a_client_that_is_slow_is_nobodys_fault(wire: Any, way: str) -> No
         assert up.requests[0].body == b"abcdef"
         await fr.rest()
         assert fr.upstream.open == 1
+
+
+@both
+@ways
+async def test_after_a_slow_client_it_is_the_servers_turn_again(wire: Any, way: str) -> None:
+    answer = hang(b"HTTP/1.1 200 OK\r\nContent-Length: 9000000\r\n\r\n" + b"x" * 400_000)
+    async with ScriptedUpstream() as up, behind(way, up, wire, read_timeout=5) as fr:
+        up.answer = answer
+        clock = Clock()
+        talk = fr.talk()
+        talk.hold()
+        talk.ask()
+        await turns(100)
+        await clock.advance(30, step=1)
+        assert not talk.cut
+        talk.release()
+        await talk.until(lambda talk: len(talk.body) == 400_000)
+        await clock.advance(4.9)
+        assert not talk.cut
+        await clock.advance(0.2)
+        await talk.until(lambda talk: talk.cut)
+        await gone(up)
 
 
 @both

@@ -486,7 +486,7 @@ async def test_a_server_that_refuses_the_body(wire: Any, through: bool) -> None:
 
     class Slow(Middleware):
         async def process_response(self, ctx: Any, response: Any) -> None:
-            await turns(10)
+            await clock.advance(3, step=0.5)
 
     async def answer(seen: Seen, up: Wire) -> bytes:
         return b"HTTP/1.1 401 No\r\nContent-Length: 2\r\n\r\nno"
@@ -495,6 +495,7 @@ async def test_a_server_that_refuses_the_body(wire: Any, through: bool) -> None:
     async with ScriptedUpstream(answer) as up:
         app.mount("/", Proxy(up.url))
         async with front(app, wire) as fr:
+            clock = Clock()
             talk = fr.talk()
             talk.begin("POST", headers=EXPECTS)
             assert await talk.answer() == 401

@@ -201,8 +201,10 @@ async def test_who_the_client_is(setting: str, expected: Any, http2: bool) -> No
 @both
 async def test_what_a_trusted_proxy_says_is_carried_on(http2: bool) -> None:
     headers = [("X-Forwarded-For", "1.1.1.1, 2.2.2.2"), *CLAIMS[1:-1]]
-    async with fronted(settings={"trusted_proxies": ("127.0.0.1",)}, forwarded="both") as front:
-        await front.ask(http2, headers=headers)
+    settings = {"trusted_proxies": ("127.0.0.1",)}
+    async with fronted(settings=settings, forwarded="both") as front:
+        # What it does not write itself is the client's word.
+        await front.ask(http2, headers=[*headers, ("Forwarded", "for=7.7.7.7;host=b;proto=http")])
         seen = front.last
         assert seen["x-forwarded-for"] == "1.1.1.1, 2.2.2.2, 127.0.0.1"
         assert seen["x-forwarded-proto"] == "https"
@@ -210,14 +212,33 @@ async def test_what_a_trusted_proxy_says_is_carried_on(http2: bool) -> None:
         assert seen["forwarded"] == "for=127.0.0.1;host=evil;proto=https"
         for name, value in CLAIMS[3:-1]:
             assert seen[name.lower()] == value
-        await front.ask(http2, headers=CLAIMS[-1:])
-        seen = front.last
-        assert seen["forwarded"] == f"{CLAIMS[-1][1]}, for=127.0.0.1;host=evil;proto=https"
-        assert seen["x-forwarded-for"] == "6.6.6.6, 127.0.0.1"
         await front.ask(http2, headers=headers, extra={"peername": ("9.9.9.9", 1)})
         assert front.last["x-forwarded-for"] == "9.9.9.9"
         assert front.last["forwarded"] == "for=9.9.9.9;host=localhost;proto=http"
         assert others(front.last) == [("forwarded", front.last["forwarded"])]
+    settings["forwarded_headers"] = "forwarded"
+    async with fronted(settings=settings, forwarded="both") as front:
+        await front.ask(http2, headers=[*CLAIMS[-1:], ("X-Forwarded-For", "7.7.7.7")])
+        seen = front.last
+        assert seen["forwarded"] == f"{CLAIMS[-1][1]}, for=127.0.0.1;host=evil;proto=https"
+        assert seen["x-forwarded-for"] == "6.6.6.6, 127.0.0.1"
+
+
+@both
+async def test_what_a_trusted_proxy_says_by_forwarded_is_carried_on(http2: bool) -> None:
+    """It writes one kind, and passes on what clients say by the other."""
+    settings = {"trusted_proxies": ("127.0.0.1",), "forwarded_headers": "forwarded"}
+    async with fronted(settings=settings, forwarded="both") as front:
+        for told, client in [
+            ("for=6.6.6.6;host=evil;proto=https", "6.6.6.6"),
+            ('For="[2001:db8::1]:8";Proto=HTTPS;Host=evil', "2001:db8::1"),
+            ('for="x y";host=evil;proto=https', None),
+        ]:
+            await front.ask(http2, headers=[*CLAIMS[:3], ("Forwarded", told)])
+            seen = front.last
+            assert seen["forwarded"] == f"{told}, for=127.0.0.1;host=evil;proto=https"
+            assert seen["x-forwarded-for"] == ", ".join(filter(None, (client, "127.0.0.1")))
+            assert (seen["x-forwarded-proto"], seen["x-forwarded-host"]) == ("https", "evil")
 
 
 @pytest.mark.parametrize(
@@ -771,6 +792,18 @@ async def test_http_1_0_clients(way: str) -> None:
         assert len(front.upstream.wires) == 1
 
 
+@both
+@both_ways
+async def test_a_loop_ends(way: str, http2: bool) -> None:
+    async with fronted(way=way) as front:
+        hops = ", ".join(["1.1 other", *["1.1 kyoukai"] * 9])
+        assert (await front.ask(http2, headers=[("Via", hops)])).status == 200
+        assert (await front.ask(http2, headers=[("Via", hops)])).status == 200
+        response = await front.ask(http2, headers=[("Via", f"1.1 kyoukai, {hops}")])
+        assert response.status == 502
+        assert len(front.upstream.requests) == 2
+
+
 # -- Location ----------------------------------------------------------------------------------
 
 
@@ -783,11 +816,13 @@ async def test_http_1_0_clients(way: str) -> None:
         ("http://up:9/app", "/m", "/application", "/application"),
         ("http://up:9/app", "/m", "/other", "/other"),
         ("http://up:9/app", "/m", "HTTP://UP:9/app/x", "/m/x"),
+        ("http://up:9/app", "/m", "https://up:9/app/x", "/m/x"),
         ("http://up:9/app", "/m", "http://up:9", "/"),
+        ("http://up:9/app", "/m", "http://up:9?x", "/?x"),
         ("http://up:9/app", "/m", "http://up:99/app/x", "http://up:99/app/x"),
         ("http://up:9/app", "/m", "http://up:9.evil/app/x", "http://up:9.evil/app/x"),
         ("http://up:9/app", "/m", "http://up:9@evil/app/x", "http://up:9@evil/app/x"),
-        ("http://up:9/app", "/m", "https://up:9/app/x", "https://up:9/app/x"),
+        ("http://up:9/app", "/m", "ftp://up:9/app/x", "ftp://up:9/app/x"),
         ("http://up:9/app", "/m", "//up:9/app/x", "//up:9/app/x"),
         ("http://up:9/app", "/m", "x/y", "x/y"),
         ("http://up:9/app", "/m", "", ""),
@@ -803,11 +838,21 @@ async def test_http_1_0_clients(way: str) -> None:
         ("http://up:9", "/m", "/x", "/x"),
         ("https://up/app", "/m", "https://up/app/x", "/m/x"),
         ("unix:/up", "/m", "/m/x", "/m/x"),
+        # By the Host that it was sent; its scheme may be what it wants to change.
+        ("http://up:9/", "/m", "http://shop/x", "http://shop/m/x"),
+        ("http://up:9/", "/m", "https://Shop/x?y", "https://Shop/m/x?y"),
+        ("http://up:9/", "/m", "https://shop/m/x", "https://shop/m/x"),
+        ("http://up:9/", "/m", "http://shop", "http://shop/m/"),
+        ("http://up:9/", "/m", "http://shop?x", "http://shop/m/?x"),
+        ("http://up:9/app", "/m", "http://shop/app/x", "http://shop/m/x"),
+        ("http://up:9/app", "/m", "http://shop/other", "http://shop/other"),
+        ("http://up:9/app", "/m", "http://shop:9/app/x", "http://shop:9/app/x"),
+        ("http://up:9", "/m", "https://shop/m/x", "https://shop/m/x"),
     ],
 )
 def test_locations(url: str, prefix: str, value: str, expected: str) -> None:
     headers = ((b"x-a", b"/app"), (b"location", value.encode()), (b"link", b"/app"))
-    changed = rewrite_location(headers, UpstreamAddress.parse(url), prefix)
+    changed = rewrite_location(headers, UpstreamAddress.parse(url), prefix, "shop")
     assert dict(changed)[b"location"].decode() == expected
     assert (changed[0], changed[2]) == (headers[0], headers[2])
 

@@ -207,7 +207,9 @@ class Far:
 async def tunnel(fr: Any, far: Far, dice: random.Random) -> None:
     talk = fr.talk()
     talk.upgrade("acme")
-    sent = b""
+    sent = dice.randbytes(dice.choice((0, 5000)))
+    talk.send(sent)
+    await talk.until(lambda talk: talk.status or talk.cut)
     for _ in range(dice.randrange(12)):
         if dice.random() < 0.1:
             talk.hold()

@@ -9,6 +9,7 @@ else uses the same connections to the server.
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
 import pytest
 from backends import frames as f
@@ -24,6 +25,10 @@ from interfaces.proxy_peers import (
     fronted,
     seen_of,
 )
+from upstreams import ScriptedUpstream
+
+from kyoukai import Kyoukai, Proxy
+from kyoukai.interfaces.under_asgi import as_asgi
 
 X = b"Host: x\r\n"
 POST = b"POST /a HTTP/1.1\r\n" + X
@@ -374,3 +379,73 @@ async def test_h2c(way: str) -> None:
         connection.send(GET + b"\r\n" + SMUGGLED)
         assert (await connection.response()).status == 502
         assert (await connection.response()).status == 502
+
+
+@pytest.mark.parametrize(
+    ("fields", "pieces", "scope", "expected"),
+    [
+        ({b"content-length": b"4"}, [b"body"], {}, [BODY]),
+        ({b"content-length": b"4"}, [b"bo", b"dy"], {}, [BODY]),
+        ({}, [b"bo", b"dy"], {}, [BODY]),
+        ({b"content-length": b"4"}, [b"body" + SMUGGLED], {}, []),
+        ({b"content-length": b"4"}, [b"bo", b"dy" + SMUGGLED], {}, []),
+        ({b"content-length": b"9"}, [b"body"], {}, []),
+        ({b"content-length": b"9"}, [b"bo", b"dy"], {}, []),
+        ({b"content-length": b"4, 4"}, [b"body"], {}, []),
+        ({b"transfer-encoding": b"chunked"}, [b"body"], {}, [BODY]),
+        ({b"x: y\r\nz": b"a"}, [b""], {}, []),
+        ({b"x": b"y\r\nz: a"}, [b""], {}, []),
+        ({b"x": b"y\n"}, [b""], {}, []),
+        ({b"x y": b"z"}, [b""], {}, []),
+        ({b"x": b"y\x00"}, [b""], {}, []),
+        ({}, [b""], {"method": "POST /smuggled HTTP/1.1\r\n"}, []),
+        ({}, [b""], {"method": "CONNECT"}, []),
+        ({}, [b""], {"raw_path": b"/a HTTP/1.1\r\nx: y"}, [A]),
+        ({}, [b""], {"path": "/a\r\nx: y"}, [("POST", "/a%0D%0Ax:%20y", b"")]),
+        ({}, [b""], {"client": ("1.2.3.4\r\nx: y", 5)}, [A]),
+    ],
+)
+async def test_another_servers_word(
+    fields: dict[bytes, bytes], pieces: list[bytes], scope: dict[str, Any], expected: Expected
+) -> None:
+    """A proxy in an application that another server runs is as strict as in ours."""
+    messages = [
+        {"type": "http.request", "body": piece, "more_body": number < len(pieces) - 1}
+        for number, piece in enumerate(pieces)
+    ]
+    answers = []
+
+    async def receive() -> Any:
+        await asyncio.sleep(0)
+        if messages:
+            return messages.pop(0)
+        return await asyncio.get_running_loop().create_future()
+
+    async def send(message: Any) -> None:
+        answers.append(message)
+
+    whole: dict[str, Any] = {
+        "type": "http",
+        "asgi": {"version": "3.0", "spec_version": "2.3"},
+        "http_version": "2",
+        "method": "POST",
+        "scheme": "http",
+        "path": "/a",
+        "query_string": b"",
+        "root_path": "",
+        "headers": [(b"host", b"x"), *fields.items()],
+        "client": ("127.0.0.1", 5),
+        "server": ("127.0.0.1", 80),
+        **scope,
+    }
+    async with asyncio.timeout(5), ScriptedUpstream(echo) as upstream:
+        app = Kyoukai("front")
+        app.mount("/", Proxy(upstream.url))
+        await as_asgi(app)(whole, receive, send)
+        assert answers[0]["status"] == (200 if expected else 400)
+        assert not upstream.wrong
+        complete = [each for each in upstream.requests if each.complete]
+        assert [(each.method, each.target, each.body) for each in complete] == expected
+        for seen in complete:
+            assert not {"x", "z"} & {name for name, _ in seen.headers}
+            assert len(seen.all("content-length") + seen.all("transfer-encoding")) == 1

@@ -16,7 +16,7 @@ from kyoukai.testing import Client
 if TYPE_CHECKING:
     from kyoukai.interfaces.ssgi import SSGIHttpResponse, SSGIWebSocket
 
-SEEDS = range(10)
+SEEDS = range(5)
 
 
 def payload(dice: random.Random, most: int) -> Any:

@@ -178,7 +178,9 @@ def start(name: str, folder: Path, certificates: Certificates) -> Served:
         raise
     secure = name == "hypercorn"
     context = certificates.trusting("a")
-    client = httpx.Client(verify=context, http2=secure, trust_env=False, timeout=30)
+    # Granian is ready a moment after it has said so.
+    transport = httpx.HTTPTransport(verify=context, http2=secure, trust_env=False, retries=5)
+    client = httpx.Client(transport=transport, trust_env=False, timeout=30)
     return Served(name, program, port, client, secure)
 
 
