@@ -179,15 +179,16 @@ class _ResponseReader:
                 if len(self._body) == length:
                     self._finish()
             elif self._response.headers.get("Transfer-Encoding") == "chunked":
-                # A byte at a time: the parser does not say how much it has taken.
-                for index in range(len(self._buffer)):
-                    self._parser.feed_data(self._buffer[index : index + 1])
-                    if self._done:
-                        self._buffer = self._buffer[index + 1 :]
-                        self._finish()
-                        break
-                else:
-                    self._buffer = b""
+                # The parser does not say how much it has taken, so it never gets more than what
+                # may be the end: the last chunk and the trailers end with an empty line.
+                end = self._buffer.find(b"\r\n\r\n")
+                size = end + 4 if end >= 0 else len(self._buffer) - 3
+                if size <= 0:
+                    return
+                piece, self._buffer = self._buffer[:size], self._buffer[size:]
+                self._parser.feed_data(piece)
+                if self._done:
+                    self._finish()
             else:
                 self._body += self._buffer
                 self._buffer = b""

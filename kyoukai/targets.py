@@ -10,8 +10,9 @@ from __future__ import annotations
 import os
 import re
 import sys
+from functools import cache
 from importlib import import_module
-from importlib.metadata import EntryPoint, entry_points
+from importlib.metadata import EntryPoint, EntryPoints, entry_points
 from pathlib import Path
 from typing import Any
 
@@ -114,9 +115,15 @@ def entry_point(what: str, name: str) -> EntryPoint:
     :param name: the name of the entry point
     :raises ConfigurationError: if there is none
     """
-    known = entry_points(group=f"kyoukai.{what}s")
+    known = _registered(f"kyoukai.{what}s")
     if name not in known.names:
         near = nearest_name(name, known.names)
         hint = f"did you mean {near!r}?" if near else f"known: {', '.join(sorted(known.names))}"
         raise ConfigurationError(f"{what}: there is no {name!r}; {hint}")
     return known[name]
+
+
+@cache
+def _registered(group: str) -> EntryPoints:
+    """Look through all installed distributions, once for a group."""
+    return entry_points(group=group)

@@ -13,6 +13,7 @@ import logging
 import os
 import ssl
 from collections import deque
+from contextvars import copy_context
 from time import monotonic
 from typing import TYPE_CHECKING
 
@@ -73,6 +74,7 @@ class Upstream:
         #: Until when it is passed over, by the loop's clock.
         self.down_until = 0.0
         self._context = context
+        self._surroundings = copy_context()
         self._reader = reader
         #: Failures in a row.
         self.failures = 0
@@ -150,6 +152,21 @@ class Upstream:
         return connection
 
     async def _open(self) -> UpstreamConnection:
+        """
+        Open a connection, in a task of its own.
+
+        A transport keeps the context that it is made in, and so would keep the request that
+        happened to need it, with all that hangs on it.
+        """
+        opening = asyncio.create_task(self._dial(), context=self._surroundings.copy())
+        try:
+            return await opening
+        except BaseException:
+            if opening.done() and not opening.cancelled() and opening.exception() is None:
+                opening.result().abort()  # nobody waits for it any more
+            raise
+
+    async def _dial(self) -> UpstreamConnection:
         loop = asyncio.get_running_loop()
         address = self.address
         if address.path is not None:

@@ -10,7 +10,9 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import ssl
 import struct
+from contextvars import copy_context
 from typing import TYPE_CHECKING, cast
 
 from kyoukai.exceptions import UpstreamError, UpstreamTimeout
@@ -42,6 +44,7 @@ class UpstreamConnection(AnswerReceiver, asyncio.Protocol):
     """
 
     __slots__ = (
+        "_context",
         "_deadline",
         "_error",
         "_gone",
@@ -79,6 +82,7 @@ class UpstreamConnection(AnswerReceiver, asyncio.Protocol):
         self.answered = self.request_complete = False
         self._on_lost = on_lost
         self._loop = asyncio.get_running_loop()
+        self._context = copy_context()
         self._timeout = proxy.read_timeout
         self._is_ending = False
         self._error: Exception | None = None
@@ -123,10 +127,22 @@ class UpstreamConnection(AnswerReceiver, asyncio.Protocol):
         :return: whether the transport stays open: for a tunnel, whose other direction goes on
         """
         is_tunnel = self._phase is TUNNEL
-        if is_tunnel or self._phase is TO_EOF:
+        if is_tunnel or (self._phase is TO_EOF and self._has_ended()):
             self._phase = DONE
             self._wake()
         return is_tunnel and self.transport.get_extra_info("ssl_object") is None
+
+    def _has_ended(self) -> bool:
+        """Whether the server has said so: over TLS by an alert (RFC 9112 section 9.8)."""
+        tls = self.transport.get_extra_info("ssl_object")
+        if tls is None:
+            return True
+        try:
+            return not tls.read(1)
+        except ssl.SSLZeroReturnError:
+            return True
+        except ssl.SSLError:  # it would read on
+            return False
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The connection is closed."""
@@ -137,7 +153,11 @@ class UpstreamConnection(AnswerReceiver, asyncio.Protocol):
         # Our own abort ends in good order as well, but then there is an error already.
         if self._error is not None or self._phase is DONE or self._phase is IDLE:
             pass
-        elif exc is None and (self._phase is TO_EOF or self._phase is TUNNEL):
+        elif exc is None and (
+            self._phase is TUNNEL
+            # Over TLS it would have said so.
+            or (self._phase is TO_EOF and self.transport.get_extra_info("sslcontext") is None)
+        ):
             self._phase = DONE
         else:
             where = "in the middle of its answer" if self.answered else "without an answer"
@@ -450,7 +470,8 @@ class UpstreamConnection(AnswerReceiver, asyncio.Protocol):
         if self._timer is not None:
             self._timer.cancel()
         self._timer_at = deadline
-        self._timer = self._loop.call_at(deadline, self._timer_fired)
+        # Whatever request it is for: the timer would keep that until it fires.
+        self._timer = self._loop.call_at(deadline, self._timer_fired, context=self._context)
 
     def _timer_fired(self) -> None:
         self._timer = None

@@ -143,13 +143,13 @@ def passed_trailers(lines: Iterable[Header]) -> list[Header]:
     """
     Return those of a message's trailers that go on with it.
 
-    :param lines: its trailers, names in lower case
+    :param lines: its trailers
     """
-    passed = [
-        pair
-        for pair in lines
-        if pair[0] not in _NO_TRAILERS and not pair[0].startswith(b"x-forwarded-")
-    ]
+    passed = []
+    for name, value in lines:
+        known = name.lower()
+        if known not in _NO_TRAILERS and not known.startswith(b"x-forwarded-"):
+            passed.append((known, value))
     try:
         check_trailers(passed)
     except InvalidResponse:

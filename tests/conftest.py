@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import functools
 import gc
 import inspect
 from typing import TYPE_CHECKING
@@ -11,8 +10,6 @@ from typing import TYPE_CHECKING
 import pytest
 import uvloop
 from support import Commands, Program, make_certificates
-
-from kyoukai import targets
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -44,14 +41,6 @@ def heap_at_rest() -> None:
     """
     gc.collect()
     gc.freeze()
-
-
-@pytest.fixture(scope="session", autouse=True)
-def entry_points_once() -> Iterator[None]:
-    """Go through all installed distributions once, and not for every server and connection."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(targets, "entry_points", functools.cache(targets.entry_points))
-        yield
 
 
 @pytest.fixture(params=("asyncio", "uvloop"))

@@ -183,7 +183,7 @@ def test_same_answers_as_werkzeug(options: dict[str, Any]) -> None:
         fast.add(twin)
     adapter, quick = plain.bind("host"), Quick(fast)
     rand = random.Random(20)
-    count = 12_000
+    count = 8_000
     seen: dict[tuple[str, str], Any] = {}
     for _ in range(count):
         path, method = random_path(rand), rand.choice(METHODS)

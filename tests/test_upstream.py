@@ -745,6 +745,36 @@ async def test_closing_more_than_once(
             assert upstream.open == 0
 
 
+@pytest.mark.parametrize("kind", ["whole", "cut", "no alert"])
+async def test_where_an_answer_ends_with_the_connection(
+    certificates: Certificates, loop_factory: Any, kind: str
+) -> None:
+    """Over TLS only an alert says that it is the end (RFC 9112 section 9.8)."""
+
+    async def answer(seen: Seen, wire: Wire) -> None:
+        await wire.send(b"HTTP/1.1 200 OK\r\n\r\n" + b"x" * 100_000)
+        if kind == "no alert":
+            await turns()
+            fileno = wire.writer.get_extra_info("socket").fileno()
+            with socket.socket(fileno=os.dup(fileno)) as sock:
+                sock.shutdown(socket.SHUT_WR)
+            await wire.read()
+        elif kind == "cut":
+            wire.abort()
+        raise ConnectionResetError
+
+    async with (
+        ScriptedUpstream(answer, tcp=True, context=serving(certificates)) as up,
+        front(Proxy(up.url, ca=certificates.path("a.pem"))) as fr,
+    ):
+        talk = await fr.ask()
+        assert talk.status == 200
+        assert talk.cut == (kind != "whole")
+        assert talk.done == (kind == "whole")
+        assert len(talk.body) == 100_000 or kind == "cut"
+        assert up.wrong == []
+
+
 async def test_a_server_that_never_closes_its_side(certificates: Certificates) -> None:
     """Over TLS, closing in good order takes two: it has five seconds."""
     clock = Clock()

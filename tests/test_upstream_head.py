@@ -210,6 +210,7 @@ def test_trailers_that_go_on() -> None:
         b"x-forwarded-for x-forwarded-host x-forwarded-proto"
     ).split()
     assert passed_trailers([*((name, b"1") for name in dropped), *kept]) == kept
+    assert passed_trailers([(name.title(), b"1") for name in dropped]) == []
     assert passed_trailers([(b"x-a", b"1"), (b"x-b", b"1\r\nx-c: 2")]) == []
     assert passed_trailers([(b"x-a", b"1"), (b"x b", b"1")]) == []
 

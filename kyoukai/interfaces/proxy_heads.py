@@ -41,8 +41,7 @@ _OURS = (
         b"x-real-ip",
     }
 )
-#: What only a trusted proxy may say, as all of ``X-Forwarded-…``.
-_OF_PROXIES = FORWARDED | {b"x-real-ip"}
+#: What only a trusted proxy may say begins with this, but for ``Forwarded`` and ``X-Real-IP``.
 _X_FORWARDED = b"x-forwarded-"
 _VERSIONS = {"1.0": b"1.0 ", "1.1": b"1.1 ", "2": b"2.0 "}
 #: Methods whose requests say that they have no body (RFC 9110 section 8.6).
@@ -93,6 +92,7 @@ class RequestWriter:
     def __init__(self, proxy: Proxy, config: ServerConfig, prefix: str = "") -> None:
         self._proxy = proxy
         self._trusted = config.trusted_proxies
+        self._by_forwarded = config.forwarded_headers == "forwarded"
         self._prefix = prefix
         self._via = proxy.via.encode()
         self._x_forwarded = proxy.forwarded in ("x-forwarded", "both")
@@ -224,7 +224,7 @@ class RequestWriter:
     ) -> None:
         """Say who the client is; what a trusted proxy has said is carried on."""
         trusted: dict[bytes, list[bytes]] = {}
-        told = [name for name in special if name in _OF_PROXIES or name.startswith(_X_FORWARDED)]
+        told = [name for name in special if self._is_theirs(name)]
         if told and is_trusted(peer or "unix", self._trusted):
             trusted = {name: special[name] for name in told}
         scheme = b"https" if head.scheme == "https" else b"http"
@@ -266,6 +266,12 @@ class RequestWriter:
         for name, values in trusted.items():
             if name not in written and self._proxy.forwarded != "off":
                 lines += [b"%b: %b\r\n" % (name, value) for value in values]
+
+    def _is_theirs(self, name: bytes) -> bool:
+        """Whether trusted proxies write a header; others come through them from anybody."""
+        if self._by_forwarded:
+            return name == b"forwarded"
+        return name == b"x-real-ip" or name.startswith(_X_FORWARDED)
 
     @property
     def _replaces(self) -> bool:

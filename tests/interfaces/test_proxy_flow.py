@@ -7,8 +7,8 @@ import tracemalloc
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from backends.support import Clock, turns
-from fronts import Http1Talk, Talk, both, front, quiet
+from backends.support import Clock, connect, turns
+from fronts import Http1Talk, Http2Talk, both, front, quiet
 from upstreams import OK, ScriptedUpstream, Seen, Wire
 
 from kyoukai import Kyoukai, Middleware, Proxy
@@ -517,29 +517,67 @@ async def test_other_interim_answers(wire: Any) -> None:
         assert talk.status == 502
 
 
-@both
-async def test_one_connection_serves_many_requests_of_one_client(wire: Any) -> None:
-    async with ScriptedUpstream(lambda seen: says(seen)) as up, front(Proxy(up.url), wire) as fr:
-        if wire is Http1Talk:
-            talk: Talk = fr.talk()
-            for number in range(5):
-                body = b"x" * (number * 30_000)
-                talk.__dict__.update(_status=0, _body=bytearray(), _done=False, _left=None)
-                talk.ask("POST", f"/{number}", body=body)
-                assert await talk.answer() == 200
-                assert talk.body == b"/%d %d" % (number, len(body))
-        else:
-            client = fr.talk().client
-            exchanges = [
-                client.request("POST", f"/{number}", body=b"x" * (number * 30_000))
-                for number in range(5)
-            ]
-            for number, exchange in enumerate(exchanges):
-                answer = await exchange.finished()
-                assert answer.body == b"/%d %d" % (number, number * 30_000)
+# -- Many at once ------------------------------------------------------------------------------
+
+
+async def test_pipelined_requests_are_answered_in_order() -> None:
+    """Those that need no task and those that do, with interim answers between them."""
+    hints = b"HTTP/1.1 103 Early Hints\r\nLink: </x>\r\n\r\n"
+    async with (
+        ScriptedUpstream(lambda seen: hints + says(seen)) as up,
+        front(Proxy(up.url)) as fr,
+    ):
+        await fr.ask()
+        await fr.rest()
+        connection = connect(fr.server)
+        methods = [("POST", "GET", "GET")[number % 3] for number in range(30)]
+        for number, method in enumerate(methods):
+            body = b"x" * number if method == "POST" else None
+            connection.request(method, f"/{number}", body=body)
+        for number, method in enumerate(methods):
+            answer = await connection.response()
+            size = number if method == "POST" else 0
+            assert answer.text == f"{method} /{number} {size}"
+            assert [status for status, _ in answer.informational] == [103]
+        await fr.rest()
+        assert len(up.wires) == 1
+
+
+async def test_a_client_that_has_closed_its_direction_gets_its_answer() -> None:
+    async with ScriptedUpstream(says) as up, front(Proxy(up.url)) as fr:
+        for _ in range(2):
+            connection = connect(fr.server)
+            connection.send(b"GET /x HTTP/1.1\r\nHost: a\r\n\r\n")
+            connection.transport.feed_eof()
+            assert (await connection.response()).text == "GET /x 0"
+            await fr.rest()
+
+
+async def test_streams_of_one_connection() -> None:
+    """More than there are connections to the server, and some are reset."""
+    async with (
+        ScriptedUpstream(says) as up,
+        front(Proxy(up.url, max_connections=5), Http2Talk) as fr,
+    ):
+        client = fr.talk().client
+        exchanges = [
+            client.request("PUT", f"/{number}", body=b"x" * number * 300)
+            if number % 3
+            else client.request("GET", f"/{number}")
+            for number in range(90)
+        ]
+        for number, exchange in enumerate(exchanges):
+            if number % 7 == 0:
+                exchange.reset()
+                continue
+            answer = await exchange.finished()
+            method, size = ("PUT", number * 300) if number % 3 else ("GET", 0)
+            assert answer.text == f"{method} /{number} {size}"
+        await fr.rest()
+        assert fr.upstream.open <= 5
         assert up.wrong == []
 
 
 def says(seen: Seen) -> bytes:
-    body = f"{seen.target} {len(seen.body)}".encode()
+    body = f"{seen.method} {seen.target} {len(seen.body)}".encode()
     return b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body)

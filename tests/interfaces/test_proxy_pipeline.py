@@ -394,12 +394,13 @@ async def test_handshakes_pass_middlewares(wire: Any) -> None:
 
 
 @both
-@pytest.mark.parametrize("where", ["request", "response", "status"])
+@pytest.mark.parametrize("where", ["request", "response", "status", "status alone"])
 async def test_handshakes_may_be_denied(wire: Any, where: str) -> None:
     async def deny(ctx: Any, response: Any = None) -> Any:
-        if where == "status":
+        if "status" in where:
             response.status_code = 403
-            response.set_data("no")
+            if where == "status":
+                response.set_data("no")
             return None
         return Response("no", status=403)
 
@@ -411,10 +412,27 @@ async def test_handshakes_may_be_denied(wire: Any, where: str) -> None:
         talk = fr.talk()
         talk.upgrade("acme")
         assert await talk.answer() == 403
-        assert talk.body == b"no"
+        assert talk.body == (b"" if where == "status alone" else b"no")
         assert len(up.requests) == (where != "request")
         await fr.rest()
         assert fr.upstream.open == 0
+
+
+@both
+async def test_an_answer_becomes_no_tunnel(wire: Any, caplog: pytest.LogCaptureFixture) -> None:
+    async def change(ctx: Any, response: Any) -> None:
+        response.status_code = 101
+
+    async with (
+        ScriptedUpstream(BODY) as up,
+        front(app_of(up, only(None, change)), wire, **TOKENS) as fr,
+    ):
+        talk = fr.talk()
+        talk.upgrade("acme")
+        assert await talk.answer() == 500
+        assert (await fr.ask()).status == 500
+        await fr.rest()
+    assert len(lines_of(caplog)) == 2
 
 
 @both

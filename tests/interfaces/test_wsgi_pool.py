@@ -301,6 +301,8 @@ async def test_many_answers_need_few_wake_ups() -> None:
     """Threads do not wake the loop for each of their answers."""
     async with hosted(saying([b"x"])) as site:
         await site.ask()
+        await at_rest(site)
+        await turns()
         pool = site.interface._pool
         calls = []
         loop = asyncio.get_running_loop()
