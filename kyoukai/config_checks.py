@@ -57,8 +57,9 @@ _ORIGIN = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://[^/@\s?#]+")
 #: A protocol, perhaps with its version (RFC 9110 section 7.8), in lower case.
 _UPGRADE = re.compile(r"[!#$%&'*+\-.^_`|~0-9a-z]+(?:/[!#$%&'*+\-.^_`|~0-9a-z]+)?")
 
-#: The largest window that HTTP/2 knows (RFC 9113 section 6.9.1).
-_LARGEST_WINDOW = 2**31 - 1
+#: The largest window that HTTP/2 knows (RFC 9113 section 6.9.1); uvloop knows no larger buffers.
+_LARGEST = 2**31 - 1
+_WITH_MAXIMUM = ("_window", "_buffer_size", "ws_write_limit")
 
 #: What an error page may be for.
 _ERRORS = re.compile(r"[45](?:\d\d|xx)|default")
@@ -94,8 +95,8 @@ def check_ranges(config: ServerConfig) -> None:
         minimum = _MINIMUM.get(field.name, 0)
         if not value >= minimum:  # also refuses NaN
             raise ConfigurationError(f"{field.name} must be at least {minimum}, not {value}")
-        if field.name.endswith("_window") and value > _LARGEST_WINDOW:
-            raise ConfigurationError(f"{field.name} must be at most {_LARGEST_WINDOW}")
+        if field.name.endswith(_WITH_MAXIMUM) and value > _LARGEST:
+            raise ConfigurationError(f"{field.name} must be at most {_LARGEST}")
         if field.name in _ABOVE_ZERO and value == 0:
             raise ConfigurationError(f"{field.name} must be greater than 0")
     if config.client_cert_optional and config.client_ca is None:

@@ -202,8 +202,8 @@ class Proxy:
 
     fail_backoff: float = 1.0
     """
-    Seconds that a server which could not be reached is passed over, while there are others. It
-    doubles with each failure in a row.
+    Seconds that a server is passed over which could not be reached, or gave no answer, while there
+    are others. It doubles with each failure in a row.
     """
 
     max_backoff: float = 30.0

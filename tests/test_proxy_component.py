@@ -175,6 +175,14 @@ class _Group:
     applications: dict[str, Any] = {}
 
 
+async def test_an_application_of_another_kind_would_get_nothing() -> None:
+    async def asgi(scope: Any, receive: Any, send: Any) -> None: ...
+
+    with pytest.raises(ConfigurationError, match="mounts: /: it would take every request"):
+        async with started(KyoukaiProxyComponent(URL, asgi, port=0)):
+            pass
+
+
 # -- The command line -----------------------------------------------------------------------------
 
 

@@ -125,6 +125,10 @@ def interface_for(
         found[mount.prefix] = mount
     if not found:
         return base
+    if "" in found and not isinstance(base, NativeInterface):
+        raise ConfigurationError(
+            "mounts: /: it would take every request from app, which is no Kyoukai application"
+        )
     mounted = [(mount, _mounted(mount, config, context, made)) for mount in found.values()]
     return MountedInterface(base, mounted)
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from backends.frames import headers, request
+from backends.support import Tls
 from interfaces.proxy_peers import Front, both, both_ways, fronted
 from upstreams import ScriptedUpstream
 
@@ -320,6 +321,9 @@ async def test_heads_that_differ_a_little() -> None:
                 )
                 assert front.last["x-forwarded-for"] == peer
                 assert front.last["max-forwards"] == left
+        for extra, scheme in (({}, "http"), ({"ssl_object": Tls()}, "https"), ({}, "http")):
+            await front.ask(headers=[("Cookie", "a")], extra=extra)
+            assert front.last["x-forwarded-proto"] == scheme
         await front.ask(headers=[("Max-Forwards", "5"), ("Cookie", "b")])
         assert front.last["cookie"] == "b"
         for host in ("a", "b"):
