@@ -9,6 +9,7 @@ again.
 from __future__ import annotations
 
 import asyncio
+import os
 import socket
 import ssl
 import struct
@@ -31,6 +32,7 @@ NEVER = float("inf")
 
 #: Seconds without progress in which a connection is closed in good order, before it is cut.
 _CLOSING = 5.0
+_PIECE = 65536
 _NO_LINGER = struct.pack("ii", 1, 0)
 
 
@@ -150,6 +152,8 @@ class UpstreamConnection(AnswerReceiver, asyncio.Protocol):
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
+        if exc is not None and self._error is None:
+            self._read_rest()
         # Our own abort ends in good order as well, but then there is an error already.
         if self._error is not None or self._phase is DONE or self._phase is IDLE:
             pass
@@ -167,6 +171,26 @@ class UpstreamConnection(AnswerReceiver, asyncio.Protocol):
             self._gone.set_result(exc)
         self._on_lost(self)
         self._wake()
+
+    def _read_rest(self) -> None:
+        """
+        Take what had come when a write failed.
+
+        A server may answer early, and close. A transport that cannot write reads no more; but
+        its socket is closed only after this.
+        """
+        sock = self.transport.get_extra_info("socket")
+        if sock is None or self.transport.get_extra_info("sslcontext") is not None:
+            return
+        try:
+            while self._phase not in (DONE, IDLE) and self._error is None:
+                data = os.read(sock.fileno(), _PIECE)
+                if not data:
+                    return
+                self.answered = True
+                self.feed(data)
+        except OSError:
+            pass
 
     def pause_writing(self) -> None:
         """The transport's buffer is full."""
@@ -312,7 +336,7 @@ class UpstreamConnection(AnswerReceiver, asyncio.Protocol):
 
     def pause(self) -> None:
         """So much waits to be taken that reading stops."""
-        if not self._reading_paused and self._phase is not DONE:
+        if not (self._reading_paused or self.is_lost) and self._phase is not DONE:
             self._reading_paused = True
             self.transport.pause_reading()
             self._deadline = NEVER  # whatever it does, the client is behind

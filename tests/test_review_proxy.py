@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import logging
+import socket
 import weakref
 from typing import Any
 
@@ -13,9 +14,11 @@ from fronts import both, front
 from upstreams import OK, ScriptedUpstream
 
 from kyoukai import Kyoukai, Middleware, Proxy
-from kyoukai.exceptions import ConfigurationError
+from kyoukai.exceptions import ConfigurationError, UpstreamError
 from kyoukai.server.access_log import AccessLog
 from kyoukai.stream import RequestHead, StreamState
+from kyoukai.upstream_connection import UpstreamConnection
+from kyoukai.upstream_head import HeadReader
 
 
 @pytest.mark.parametrize(
@@ -72,3 +75,47 @@ async def test_a_connection_keeps_no_request(wire: Any) -> None:
             gc.collect()
             gc.collect()
             assert [each() for each in keeper.seen] == [None]
+
+
+LARGE = b"HTTP/1.1 413 Content Too Large\r\nConnection: close\r\nContent-Length: "
+
+
+async def meet_a_reset(answer: bytes) -> UpstreamConnection:
+    """Send a body to a server that has sent its answer and closed without reading anything."""
+    loop = asyncio.get_running_loop()
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        proxy = Proxy("http://127.0.0.1:9000", buffer_size=1024)
+        _, connection = await loop.create_connection(
+            lambda: UpstreamConnection(proxy, HeadReader(""), lambda lost: None),
+            *listener.getsockname(),
+        )
+        peer, _ = listener.accept()
+        connection.begin("POST", b"POST / HTTP/1.1\r\nContent-Length: 9000\r\n\r\n", False)
+        peer.sendall(answer)
+        peer.close()  # with bytes unread: a reset
+    connection.write(b"x")  # which fails, before the loop has seen that there is something to read
+    await connection.when_lost()
+    return connection
+
+
+@pytest.mark.parametrize("size", [2, 100_000], ids=["small", "larger than the buffer"])
+async def test_an_answer_that_came_before_the_write_failed(size: int) -> None:
+    connection = await meet_a_reset(LARGE + b"%d\r\n\r\n" % size + b"n" * size)
+    assert (await connection.final_head()).status == 413
+    assert await connection.receive() == b"n" * size
+    assert await connection.receive() == b""
+    assert not connection.reusable
+
+
+async def test_half_an_answer_that_came_before_the_write_failed() -> None:
+    connection = await meet_a_reset(LARGE + b"9\r\n\r\nhalf")
+    assert (await connection.final_head()).status == 413
+    assert await connection.receive() == b"half"
+    with pytest.raises(UpstreamError, match="in the middle of its answer"):
+        await connection.receive()
+
+
+async def test_nothing_came_before_the_write_failed() -> None:
+    connection = await meet_a_reset(b"")
+    with pytest.raises(UpstreamError, match="without an answer"):
+        await connection.final_head()

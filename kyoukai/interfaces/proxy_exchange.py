@@ -312,10 +312,12 @@ class Exchange:
             return self._handshake.answer(head)
         assert self._upstream is not None
         address = self._upstream.address
-        if head.has_location and not (address.base is None and not address.host):
+        if head.has_location:
             public = self._stream.head.authority
             prefix = self._proxy.public_prefix(self._stream)
-            return rewrite_location(head.headers, address, prefix, public)
+            return rewrite_location(
+                head.headers, address, prefix, public, self._proxy.writer.fixed_host
+            )
         return head.headers
 
     @property

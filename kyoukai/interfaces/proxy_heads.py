@@ -97,7 +97,8 @@ class RequestWriter:
         self._via = proxy.via.encode()
         self._x_forwarded = proxy.forwarded in ("x-forwarded", "both")
         self._forwarded = proxy.forwarded in ("forwarded", "both")
-        self._fixed_host = b"" if proxy.host in ("keep", "upstream") else proxy.host.encode()
+        #: The Host that servers get, whatever the client's is; empty if that decides.
+        self.fixed_host = "" if proxy.host in ("keep", "upstream") else proxy.host
         self._known: dict[object, bytes] = {}
 
     def target(self, head: RequestHead, address: UpstreamAddress) -> bytes:
@@ -189,8 +190,8 @@ class RequestWriter:
             if name in _OURS or name.startswith(_X_FORWARDED):
                 special.setdefault(name, []).append(value)
         host = special[b"host"][0]
-        if self._fixed_host:
-            sent_host = self._fixed_host
+        if self.fixed_host:
+            sent_host = self.fixed_host.encode()
         elif self._proxy.host == "upstream":
             sent_host = address.authority.encode()
         else:
@@ -334,7 +335,7 @@ def _one_less(method: str, special: dict[bytes, list[bytes]]) -> bytes:
 
 
 def rewrite_location(
-    headers: Sequence[Header], address: UpstreamAddress, prefix: str, public: str
+    headers: Sequence[Header], address: UpstreamAddress, prefix: str, public: str, own: str = ""
 ) -> tuple[Header, ...]:
     """
     Let a Location that leads to the server lead to where the client finds it.
@@ -344,15 +345,22 @@ def rewrite_location(
     :param prefix: the prefix for the client, without a slash at its end
     :param public: the authority that the client knows; a server that does not see the prefix makes
         links of it that leave the prefix out
+    :param own: the authority that the server takes for its own, if that is not its address
     """
+    own = own or (address.authority if address.host else "")
     shown = quote(prefix).encode()
     return tuple(
-        (name, _client_location(value, address, shown, public) if name == b"location" else value)
+        (
+            name,
+            _client_location(value, address, shown, public, own) if name == b"location" else value,
+        )
         for name, value in headers
     )
 
 
-def _client_location(value: bytes, address: UpstreamAddress, prefix: bytes, public: str) -> bytes:
+def _client_location(
+    value: bytes, address: UpstreamAddress, prefix: bytes, public: str, own: str
+) -> bytes:
     absolute = _ABSOLUTE.fullmatch(value)
     if absolute is not None:
         authority, path = absolute[1].lower().decode("latin-1"), absolute[2]
@@ -361,7 +369,7 @@ def _client_location(value: bytes, address: UpstreamAddress, prefix: bytes, publ
         if authority == public and address.base is not None:
             # The scheme stays: it may be the reason of the redirection.
             return value[: absolute.start(2)] + _client_path(path, address.base, prefix)
-        if not address.host or authority != address.authority:
+        if authority != own:
             return value
         # By which scheme, the server knows from X-Forwarded-Proto at best.
     elif value[:1] != b"/" or value[:2] == b"//":

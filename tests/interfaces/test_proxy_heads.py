@@ -890,3 +890,24 @@ async def test_a_location_on_its_way(way: str, http2: bool) -> None:
             front.upstream.answer = answer(f"Location: {place}", status="302 Found")
             response = await front.ask(http2, target="/m/y")
             assert (response.status, response.headers["location"]) == (302, "/m/x")
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        ("http://inner/app/x", "/m/x"),
+        ("https://INNER/app", "/m"),
+        ("http://up:9/app/x", "http://up:9/app/x"),  # a name that it was not told
+        ("http://inner.evil/app/x", "http://inner.evil/app/x"),
+    ],
+)
+def test_locations_of_a_server_with_a_host_of_its_own(value: str, expected: str) -> None:
+    address = UpstreamAddress.parse("http://up:9/app")
+    (changed,) = rewrite_location(((b"location", value.encode()),), address, "/m", "shop", "inner")
+    assert changed[1].decode() == expected
+
+
+async def test_the_host_that_is_sent_is_the_one_of_its_locations() -> None:
+    answer = b"HTTP/1.1 302 Found\r\nLocation: http://inner.test/x\r\nContent-Length: 0\r\n\r\n"
+    async with fronted(answer, host="inner.test") as front:
+        assert (await front.ask(False)).headers["location"] == "/x"
