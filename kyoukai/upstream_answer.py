@@ -1,12 +1,13 @@
 """
-``AnswerReceiver``: what an upstream server sends, from bytes to an answer.
+``AnswerReceiver``: what an upstream server sends, from bytes to an answer that somebody takes.
 
-It only reads: what comes of it, and when, is the connection's business. What has come of a body
-waits here until it is taken.
+What has come waits here until it is taken. Where it comes from, and for how long, is the
+connection's business.
 """
 
 from __future__ import annotations
 
+import asyncio
 from abc import abstractmethod
 from collections import deque
 from enum import Enum
@@ -75,17 +76,21 @@ class AnswerReceiver:
         "_buffer",
         "_buffered",
         "_chunks",
+        "_error",
         "_excess",
         "_framing",
         "_interims",
         "_left",
         "_limit",
+        "_loop",
         "_method",
         "_parser",
         "_phase",
         "_reader",
+        "_taker",
         "_trailer_lines",
         "_trailer_size",
+        "_waiter",
         "head",
         "max_head_size",
         "on_interim",
@@ -115,6 +120,12 @@ class AnswerReceiver:
         self._trailer_size = 0
         # Bytes of a chunked body since the last one that was content.
         self._framing = 0
+        self._loop = asyncio.get_running_loop()
+        # Why there is no answer, or no more of it.
+        self._error: Exception | None = None
+        # Who waits for the head of the answer without a task, and who waits with one.
+        self._taker: Callable[[], None] | None = None
+        self._waiter: asyncio.Future[None] | None = None
 
     # -- What the connection defines -----------------------------------------------------------
 
@@ -125,6 +136,71 @@ class AnswerReceiver:
     @abstractmethod
     def pause(self) -> None:
         """So much waits to be taken that no more should come."""
+
+    @abstractmethod
+    def resume(self) -> None:
+        """What had come was taken."""
+
+    # -- Taking --------------------------------------------------------------------------------
+
+    @property
+    def complete(self) -> bool:
+        """Whether all of the answer has come."""
+        return self._phase is DONE
+
+    async def final_head(self) -> ResponseHead:
+        """
+        Wait for the head of the answer.
+
+        :raises UpstreamError: if it does not come, or is broken
+        :raises Exception: what the connection was given up for
+        """
+        while self.head is None:
+            if self._error is not None:
+                raise self._error
+            await self._wait()
+        return self.head
+
+    def take(self) -> bytes:
+        """Return what has come of the body and was not taken."""
+        chunks = self._chunks
+        if not chunks:
+            return b""
+        data = chunks[0] if len(chunks) == 1 else b"".join(chunks)
+        chunks.clear()
+        self._buffered = 0
+        self.resume()
+        return data
+
+    async def receive(self) -> bytes:
+        """
+        Return the next bytes of the answer, or of a tunnel; ``b""`` at the end.
+
+        :raises UpstreamError: if the rest does not come
+        """
+        while True:
+            if self._chunks:
+                return self.take()
+            if self._phase is DONE:
+                return b""
+            if self._error is not None:
+                raise self._error
+            await self._wait()
+
+    async def _wait(self) -> None:
+        self._waiter = self._loop.create_future()
+        try:
+            await self._waiter
+        finally:
+            self._waiter = None
+
+    def _wake(self) -> None:
+        taker = self._taker
+        if taker is not None and (self.head is not None or self._error is not None):
+            self._taker = None
+            taker()
+        elif self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
 
     # -- Bytes in ------------------------------------------------------------------------------
 

@@ -9,21 +9,18 @@ again.
 from __future__ import annotations
 
 import asyncio
-import os
-import socket
-import ssl
-import struct
 from contextvars import copy_context
 from typing import TYPE_CHECKING, cast
 
 from kyoukai.exceptions import UpstreamError, UpstreamTimeout
 from kyoukai.upstream_answer import DONE, HEAD, IDLE, TO_EOF, TUNNEL, AnswerReceiver
+from kyoukai.upstream_socket import cut, has_ended, rest_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from kyoukai.proxy import Proxy
-    from kyoukai.upstream_head import HeadReader, ResponseHead
+    from kyoukai.upstream_head import HeadReader
 
 __all__ = ("UpstreamConnection",)
 
@@ -32,8 +29,6 @@ NEVER = float("inf")
 
 #: Seconds without progress in which a connection is closed in good order, before it is cut.
 _CLOSING = 5.0
-_PIECE = 65536
-_NO_LINGER = struct.pack("ii", 1, 0)
 
 
 class UpstreamConnection(AnswerReceiver, asyncio.Protocol):
@@ -48,19 +43,15 @@ class UpstreamConnection(AnswerReceiver, asyncio.Protocol):
     __slots__ = (
         "_context",
         "_deadline",
-        "_error",
         "_gone",
         "_is_ending",
-        "_loop",
         "_on_lost",
         "_reading_paused",
         "_room",
-        "_taker",
         "_timeout",
         "_timer",
         "_timer_at",
         "_unsent",
-        "_waiter",
         "answered",
         "idle_limit",
         "idle_since",
@@ -83,14 +74,10 @@ class UpstreamConnection(AnswerReceiver, asyncio.Protocol):
         #: Whether any byte of an answer has come, and whether the request has been written.
         self.answered = self.request_complete = False
         self._on_lost = on_lost
-        self._loop = asyncio.get_running_loop()
         self._context = copy_context()
         self._timeout = proxy.read_timeout
         self._is_ending = False
-        self._error: Exception | None = None
-        # Who waits for the head of the answer without a task, who waits with one, and who for room.
-        self._taker: Callable[[], None] | None = None
-        self._waiter: asyncio.Future[None] | None = None
+        # Who waits for room, and who for the end.
         self._room: asyncio.Future[None] | None = None
         self._gone: asyncio.Future[Exception | None] | None = None
         self._reading_paused = False
@@ -129,22 +116,10 @@ class UpstreamConnection(AnswerReceiver, asyncio.Protocol):
         :return: whether the transport stays open: for a tunnel, whose other direction goes on
         """
         is_tunnel = self._phase is TUNNEL
-        if is_tunnel or (self._phase is TO_EOF and self._has_ended()):
+        if is_tunnel or (self._phase is TO_EOF and has_ended(self.transport)):
             self._phase = DONE
             self._wake()
         return is_tunnel and self.transport.get_extra_info("ssl_object") is None
-
-    def _has_ended(self) -> bool:
-        """Whether the server has said so: over TLS by an alert (RFC 9112 section 9.8)."""
-        tls = self.transport.get_extra_info("ssl_object")
-        if tls is None:
-            return True
-        try:
-            return not tls.read(1)
-        except ssl.SSLZeroReturnError:
-            return True
-        except ssl.SSLError:  # it would read on
-            return False
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The connection is closed."""
@@ -179,18 +154,11 @@ class UpstreamConnection(AnswerReceiver, asyncio.Protocol):
         A server may answer early, and close. A transport that cannot write reads no more; but
         its socket is closed only after this.
         """
-        sock = self.transport.get_extra_info("socket")
-        if sock is None or self.transport.get_extra_info("sslcontext") is not None:
-            return
-        try:
-            while self._phase not in (DONE, IDLE) and self._error is None:
-                data = os.read(sock.fileno(), _PIECE)
-                if not data:
-                    return
-                self.answered = True
-                self.feed(data)
-        except OSError:
-            pass
+        for data in rest_of(self.transport):
+            if self._error is not None or self._phase is DONE or self._phase is IDLE:
+                return
+            self.answered = True
+            self.feed(data)
 
     def pause_writing(self) -> None:
         """The transport's buffer is full."""
@@ -281,58 +249,7 @@ class UpstreamConnection(AnswerReceiver, asyncio.Protocol):
         if not self.write_paused:
             self._deadline = NEVER
 
-    # -- The answer ----------------------------------------------------------------------------
-
-    @property
-    def complete(self) -> bool:
-        """Whether all of the answer has come."""
-        return self._phase is DONE
-
-    async def final_head(self) -> ResponseHead:
-        """
-        Wait for the head of the answer.
-
-        :raises UpstreamError: if it does not come, or is broken
-        :raises Exception: what :meth:`fail` was called with
-        """
-        while self.head is None:
-            if self._error is not None:
-                raise self._error
-            self._waiter = self._loop.create_future()
-            try:
-                await self._waiter
-            finally:
-                self._waiter = None
-        return self.head
-
-    def take(self) -> bytes:
-        """Return what has come of the body and was not taken."""
-        chunks = self._chunks
-        if not chunks:
-            return b""
-        data = chunks[0] if len(chunks) == 1 else b"".join(chunks)
-        chunks.clear()
-        self._buffered = 0
-        if self._reading_paused and not self.transport.is_closing():
-            self._reading_paused = False
-            self.transport.resume_reading()
-            self.expect_progress()
-        return data
-
-    async def receive(self) -> bytes:
-        """
-        Return the next bytes of the answer, or of a tunnel; ``b""`` at the end.
-
-        :raises UpstreamError: if the rest does not come
-        """
-        while True:
-            if self._chunks:
-                return self.take()
-            if self._phase is DONE:
-                return b""
-            if self._error is not None:
-                raise self._error
-            await self._wait()
+    # -- What the answers ask for --------------------------------------------------------------
 
     def pause(self) -> None:
         """So much waits to be taken that reading stops."""
@@ -341,20 +258,12 @@ class UpstreamConnection(AnswerReceiver, asyncio.Protocol):
             self.transport.pause_reading()
             self._deadline = NEVER  # whatever it does, the client is behind
 
-    async def _wait(self) -> None:
-        self._waiter = self._loop.create_future()
-        try:
-            await self._waiter
-        finally:
-            self._waiter = None
-
-    def _wake(self) -> None:
-        taker = self._taker
-        if taker is not None and (self.head is not None or self._error is not None):
-            self._taker = None
-            taker()
-        elif self._waiter is not None and not self._waiter.done():
-            self._waiter.set_result(None)
+    def resume(self) -> None:
+        """What had come was taken: reading goes on."""
+        if self._reading_paused and not self.transport.is_closing():
+            self._reading_paused = False
+            self.transport.resume_reading()
+            self.expect_progress()
 
     def _wake_writer(self) -> None:
         if self._room is not None and not self._room.done():
@@ -434,13 +343,7 @@ class UpstreamConnection(AnswerReceiver, asyncio.Protocol):
         self._deadline = NEVER
         if self.is_lost:
             return
-        sock = self.transport.get_extra_info("socket")
-        if sock is not None and sock.family in (socket.AF_INET, socket.AF_INET6):
-            try:
-                sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _NO_LINGER)
-            except OSError:
-                pass  # it is closed already
-        self.transport.abort()
+        cut(self.transport)
 
     def close_output(self) -> bool:
         """Close our direction of a tunnel alone; False where that cannot be, as over TLS."""

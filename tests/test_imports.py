@@ -92,6 +92,7 @@ ROOMS = {
     "steps": "pipeline",
     "tree": "blueprint",
     "upstream_answer": "upstream",
+    "upstream_socket": "upstream",
     "upstream_connection": "upstream",
     "upstream_head": "upstream",
 }
