@@ -191,6 +191,13 @@ class Proxy:
     wait for ``connect_timeout``, and then get 503 with Retry-After.
     """
 
+    half_closed: bool = False
+    """
+    Whether a client that closes its direction of a connection in the clear, while the server is at
+    its request, still gets its answer. Otherwise it is taken to be gone, as it nearly always is,
+    and the request is given up.
+    """
+
     keep_alive_timeout: float = 30.0
     """Seconds that an idle connection is kept; less, if the server says so (``Keep-Alive``)."""
 

@@ -147,8 +147,7 @@ class StreamState(RequestBody):
     :param protocol: the connection's protocol
     """
 
-    # Defaults live on the class: most streams never touch most of these, and making a stream is
-    # part of every request.
+    # Defaults live on the class: most streams never touch most of these, and each request has one.
     sending: Side = IDLE
     #: Bytes of the response's body handed to the transport.
     bytes_sent: int = 0
@@ -168,12 +167,12 @@ class StreamState(RequestBody):
     forward: Callable[[Any], Awaitable[Any]] | None = None
     #: Called when the client is gone, if that is not to be seen by the task.
     on_lost: Callable[[], None] | None = None
+    ends_with_input: bool = False  # whether a client that sends no more, unanswered, is gone
     #: Whether it is a raw tunnel, whose bytes are received and sent as those of bodies are.
     is_raw: bool = False
 
     _gone: asyncio.Future[None] | None = None
-    #: Of a raw tunnel: done when the server is stopping.
-    _stopping: asyncio.Future[None] | None = None
+    _stopping: asyncio.Future[None] | None = None  # of a raw tunnel: done when the server stops
     #: Whether the client sends no more, on a connection in the clear: it may be gone.
     input_is_closed: bool = False
     _input_counts: bool = False
@@ -460,6 +459,8 @@ class StreamState(RequestBody):
     def input_closed(self) -> None:
         """For the wire: the client has sent all it will send, also for later requests."""
         self.input_is_closed = True
+        if self.ends_with_input and self.sending is IDLE:
+            self.protocol.reset(self, "cancelled")
         if self._input_counts and self._gone is not None and not self._gone.done():
             self._gone.set_result(None)
 

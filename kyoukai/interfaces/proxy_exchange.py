@@ -98,6 +98,7 @@ class Exchange:
                 more = b"expect: 100-continue\r\n"
                 self._go = asyncio.Event()
         settings = self._proxy.proxy
+        stream.ends_with_input = not settings.half_closed
         retries = settings.retries if method in _IDEMPOTENT else 0
         repeatable = retries > 0 and not has_body  # of which some will have been sent
         used = False
@@ -170,6 +171,7 @@ class Exchange:
             self.close()
             return False
         self._begin = begin
+        stream.ends_with_input = not proxy.proxy.half_closed
         stream.on_lost = self.close
         connection.on_interim = self._interim
         connection.begin("GET", data, True, self._answer_started)

@@ -178,7 +178,7 @@ async def test_early_answers(way: str, http2: bool) -> None:
 @pytest.mark.parametrize("refusal", [b"200 OK", b"400 Bad Request", b"426 Upgrade Required"])
 async def test_a_handshake_that_is_refused(refusal: bytes, way: str) -> None:
     """What the client has sent for the tunnel is a request at most, to the proxy itself."""
-    async with fronted(echo, way=way) as front:
+    async with fronted(echo, way=way, half_closed=True) as front:
         bystanders = Bystanders(front)
         await bystanders.ask()
         del front.upstream.requests[:]

@@ -408,6 +408,22 @@ async def test_a_client_that_leaves(
     assert lines_of(caplog) == []
 
 
+@ways
+async def test_a_client_that_sends_no_more_is_gone(
+    way: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with ScriptedUpstream() as up, behind(way, up, Http1Talk) as fr:
+        up.answers = [hang()]
+        talk = fr.talk()
+        talk.ask()
+        await up.wait(lambda: up.requests and up.requests[0].complete)
+        talk.transport.feed_eof()
+        await gone(up)  # at once, and not after read_timeout
+        await fr.rest()
+        assert fr.upstream.open == 0
+    assert lines_of(caplog) == []
+
+
 @both
 @ways
 async def test_a_client_that_is_slow_is_nobodys_fault(wire: Any, way: str) -> None:

@@ -544,7 +544,7 @@ async def test_pipelined_requests_are_answered_in_order() -> None:
 
 
 async def test_a_client_that_has_closed_its_direction_gets_its_answer() -> None:
-    async with ScriptedUpstream(says) as up, front(Proxy(up.url)) as fr:
+    async with ScriptedUpstream(says) as up, front(Proxy(up.url, half_closed=True)) as fr:
         for _ in range(2):
             connection = connect(fr.server)
             connection.send(b"GET /x HTTP/1.1\r\nHost: a\r\n\r\n")
