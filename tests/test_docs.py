@@ -139,7 +139,7 @@ def commands_of(text: str) -> list[tuple[str, str]]:
     return found
 
 
-HEADER = re.compile(r"^[A-Za-z-]+: ", re.MULTILINE)
+HEADER = re.compile(r"^(?:\.\.\.)?[A-Za-z-]+: ", re.MULTILINE)
 
 
 def is_session(block: Block) -> bool:
