@@ -95,13 +95,16 @@ class ResponseSender:
         :raises InvalidResponse: if its head may not be sent; another may then be
         :raises PeerGone: if the client left
         """
-        environ = create_wsgi_environment(stream) if request is None else request.environ
         trailers = _trailers(request)
         run: Callable[..., Any] = copy_context().run  # an iterable's steps share one context
         try:
-            headers = response_lines(response.get_wsgi_headers(environ))
-            status = response.status_code
             proxied = response if isinstance(response, ProxyResponse) else None
+            if proxied is not None and proxied.is_passed_on:
+                headers = response_lines(response.headers)  # as they are: no environ is needed
+            else:
+                environ = create_wsgi_environment(stream) if request is None else request.environ
+                headers = response_lines(response.get_wsgi_headers(environ))
+            status = response.status_code
             if response.is_sequence and not trailers:
                 body = b"".join(response.iter_encoded())
                 await stream.send_response(status, headers, body)
