@@ -562,11 +562,17 @@ def test_django_is_killed_under_load(site):
 
 
 def check_the_access_log(site: Site) -> None:
-    """Who was answered 502 did not wait for it: once Django has ended, nobody is asked again."""
+    """
+    Who was answered 502 did not wait for it: once Django has ended, nobody is asked again.
+
+    Some were being answered when it ended, as slowly as this machine was at that time.
+    """
     lines = re.findall(r'"GET /whoami\?load HTTP/\S+" (\d+) \d+ ([\d.]+)\n', site.program.stdout)
     late = [float(seconds) for status, seconds in lines if status == "502"]
+    good = [float(seconds) for status, seconds in lines if status == "200"]
     assert len(late) > 10
-    assert max(late) < 1
+    assert max(late) < 1 + max(good)
+    assert sorted(late)[len(late) * 3 // 4] < 1
 
 
 def test_a_new_django_takes_over(site, ada):
