@@ -15,6 +15,13 @@ from kyoukai.testing import MemoryServer
 if TYPE_CHECKING:
     from kyoukai import Kyoukai
 
+#: What asks for a WebSocket over HTTP/1.1.
+HANDSHAKE = {
+    "Connection": "Upgrade",
+    "Upgrade": "websocket",
+    "Sec-WebSocket-Version": "13",
+    "Sec-WebSocket-Key": "AAECAwQFBgcICQoLDA0ODw==",
+}
 WIRES = ("1.1", "2")
 
 

@@ -7,6 +7,7 @@ Proxies in memory, for tests, and their clients: each says and takes what the te
 from __future__ import annotations
 
 import asyncio
+from abc import ABC, abstractmethod
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
     Text = Iterable[tuple[str, str]]
 
 
-class Talk:
+class Talk(ABC):
     """
     One request on a connection of its own, from the client's side.
 
@@ -47,44 +48,44 @@ class Talk:
     #: Whether the server has reset it.
     cut: bool
 
+    @abstractmethod
     def begin(self, method: str = "GET", target: str = "/", headers: Text = ()) -> None:
         """Send a head whose body follows, by a Content-Length among the headers or in chunks."""
-        raise NotImplementedError
 
+    @abstractmethod
     def send(self, data: bytes) -> None:
         """Send some of the body."""
-        raise NotImplementedError
 
+    @abstractmethod
     def end(self, trailers: Text = ()) -> None:
         """End the body."""
-        raise NotImplementedError
 
+    @abstractmethod
     def ask(
         self, method: str = "GET", target: str = "/", headers: Text = (), body: Any = None
     ) -> None:
         """Send a whole request, whose body has a length."""
-        raise NotImplementedError
 
+    @abstractmethod
     def hold(self) -> None:
         """Take nothing of what comes."""
-        raise NotImplementedError
 
+    @abstractmethod
     def release(self) -> None:
         """Take what has come, and go on."""
-        raise NotImplementedError
 
+    @abstractmethod
     def leave(self) -> None:
         """Be gone."""
-        raise NotImplementedError
 
     @property
+    @abstractmethod
     def untaken(self) -> int:
         """Bytes that the server has not taken from us."""
-        raise NotImplementedError
 
+    @abstractmethod
     async def event(self) -> None:
         """Wait until something comes."""
-        raise NotImplementedError
 
     async def until(self, condition: Callable[[Talk], Any]) -> None:
         """Wait until a condition holds of what has come."""

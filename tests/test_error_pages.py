@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from asphalt.core import Context
-from exchanges import WIRES, exchange
+from exchanges import HANDSHAKE, WIRES, exchange
 from ruamel.yaml import YAML
 from werkzeug.exceptions import (
     HTTPException,
@@ -192,15 +192,9 @@ async def test_a_refused_handshake_has_one(pages: Any) -> None:
     async def socket(ctx: Any, ws: Any) -> None:
         raise NotFound
 
-    headers = {
-        "Connection": "Upgrade",
-        "Upgrade": "websocket",
-        "Sec-WebSocket-Version": "13",
-        "Sec-WebSocket-Key": "AAECAwQFBgcICQoLDA0ODw==",
-    }
     setting = pages(default="page of $status")
     for own, status in (({}, 404), ({"Origin": "http://evil.example"}, 403)):
-        answer = await exchange(app, "/", headers={**headers, **own}, error_pages=setting)
+        answer = await exchange(app, "/", headers={**HANDSHAKE, **own}, error_pages=setting)
         assert (answer.status, answer.body) == (status, b"page of %d" % status)
 
 

@@ -8,7 +8,7 @@ import logging
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from exchanges import WIRES, exchange
+from exchanges import HANDSHAKE, WIRES, exchange
 from upstreams import ScriptedUpstream
 from werkzeug.exceptions import NotFound
 
@@ -522,14 +522,8 @@ async def test_a_denied_handshake_has_them_too() -> None:
     async def socket(ctx: Any, ws: Any) -> None:
         raise NotFound
 
-    headers = {
-        "Connection": "Upgrade",
-        "Upgrade": "websocket",
-        "Sec-WebSocket-Version": "13",
-        "Sec-WebSocket-Key": "AAECAwQFBgcICQoLDA0ODw==",
-    }
     for own, status in (({}, 404), ({"Origin": "http://evil.example"}, 403)):
-        answer = await exchange(app, "/", headers={**headers, **own}, security_headers="default")
+        answer = await exchange(app, "/", headers={**HANDSHAKE, **own}, security_headers="default")
         assert (answer.status, answer.headers["X-Frame-Options"]) == (status, "SAMEORIGIN")
 
 

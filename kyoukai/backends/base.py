@@ -119,7 +119,7 @@ class BaseProtocol(asyncio.Protocol, ABC):
         self.config = component.config
         self.interface = component.interface
         # Some interfaces need no task for what they can answer at once.
-        self._start_at_once = getattr(component.interface, "start", None)
+        self._start_at_once = getattr(component.interface, "start_at_once", None)
         self.connections = component.connections
         self.loop = asyncio.get_running_loop()
         # Each request runs in a copy: the task of the one before may be what starts it.

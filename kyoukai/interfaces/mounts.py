@@ -35,7 +35,9 @@ class MountedInterface:
     """
 
     #: Begins with a stream, perhaps without a task; only where there is a proxy to gain by that.
-    start: Callable[[StreamState, Callable[[StreamState, Interface], None]], bool] | None = None
+    start_at_once: (
+        Callable[[StreamState, Callable[[StreamState, Interface], None]], bool] | None
+    ) = None
 
     def __init__(self, base: Interface, mounted: Sequence[tuple[Mount, Interface]]) -> None:
         self.base = base
@@ -49,7 +51,7 @@ class MountedInterface:
         for mount, interface in mounted:
             if isinstance(interface, ProxyInterface):
                 interface.belong_to(pipeline, mount.prefix)
-                self.start = self._start
+                self.start_at_once = self._start_at_once
 
     @property
     def name(self) -> str:
@@ -75,10 +77,12 @@ class MountedInterface:
         """Answer a stream."""
         return self._choose(stream)(stream)
 
-    def _start(self, stream: StreamState, begin: Callable[[StreamState, Interface], None]) -> bool:
+    def _start_at_once(
+        self, stream: StreamState, begin: Callable[[StreamState, Interface], None]
+    ) -> bool:
         """Begin with a stream; a proxy may need no task for it."""
         interface = self._choose(stream)
-        if not (isinstance(interface, ProxyInterface) and interface.start(stream, begin)):
+        if not (isinstance(interface, ProxyInterface) and interface.start_at_once(stream, begin)):
             begin(stream, interface)
         return True
 

@@ -9,6 +9,7 @@ none of that has anything to do, an answer goes from connection to connection wi
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from werkzeug.exceptions import BadRequest, MethodNotAllowed
@@ -111,7 +112,9 @@ class ProxyInterface:
 
     # -- Streams -------------------------------------------------------------------------------
 
-    def start(self, stream: StreamState, begin: Callable[[StreamState, Interface], None]) -> bool:
+    def start_at_once(
+        self, stream: StreamState, begin: Callable[[StreamState, Interface], None]
+    ) -> bool:
         """
         Pass an ordinary request on at once, without a task.
 
@@ -146,12 +149,12 @@ class ProxyInterface:
             if response is None:
                 await _send(stream, exchange, head)
             else:
-                stream.forward = _Answer(response)
+                stream.forward = partial(_given, response)
                 await self.pipeline.run(stream)
         except UpstreamError:
             stream.reset("the upstream server has not sent the whole answer")
         except InvalidResponse as error:
-            stream.forward = _Answer(UpstreamError(str(error)))
+            stream.forward = partial(_given, UpstreamError(str(error)))
             await self.pipeline.run(stream)
         finally:
             exchange.close()
@@ -159,7 +162,7 @@ class ProxyInterface:
     async def _through_pipeline(self, stream: StreamState) -> None:
         """Pass a request on by the pipeline's steps."""
         exchange = Exchange(self, stream)
-        stream.forward = _Way(self, exchange)
+        stream.forward = partial(self.forward, exchange)
         try:
             if stream.upgradable:
                 await self.pipeline(stream)
@@ -228,27 +231,10 @@ def _own_answer(stream: StreamState) -> WerkzeugResponse | Exception | None:
     return None
 
 
-class _Way:
-    """From a request to the response of a proxy's server, for the pipeline."""
-
-    def __init__(self, proxy: ProxyInterface, exchange: Exchange) -> None:
-        self._proxy = proxy
-        self._exchange = exchange
-
-    async def __call__(self, request: Request) -> WerkzeugResponse:
-        return await self._proxy.forward(self._exchange, request)
-
-
-class _Answer:
-    """A response, or an error, that is there already."""
-
-    def __init__(self, answer: WerkzeugResponse | Exception) -> None:
-        self._answer = answer
-
-    async def __call__(self, request: Request) -> WerkzeugResponse:
-        answer = self._answer
-        if isinstance(answer, ProtocolError):
-            raise BadRequest(answer.detail) from answer
-        if isinstance(answer, Exception):
-            raise answer
-        return answer
+async def _given(answer: WerkzeugResponse | Exception, request: Request) -> WerkzeugResponse:
+    """Return, or raise, what is there already."""
+    if isinstance(answer, ProtocolError):
+        raise BadRequest(answer.detail) from answer
+    if isinstance(answer, Exception):
+        raise answer
+    return answer
