@@ -33,7 +33,7 @@ SETTINGS = (
 )
 
 #: Seconds for all cases of one way.
-RUN_TIMEOUT = 60
+RUN_TIMEOUT = 600
 
 
 class AnyCase(Protocol):

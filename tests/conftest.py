@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import inspect
+import os
 from typing import TYPE_CHECKING
 
 import pytest
@@ -16,6 +17,12 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from support import Certificates
+
+
+def pytest_configure() -> None:
+    """Let no client of a test go through a proxy that the machine has for the internet."""
+    for name in [each for each in os.environ if each.lower().endswith("_proxy")]:
+        del os.environ[name]
 
 
 @pytest.hookimpl(tryfirst=True)

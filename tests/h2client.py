@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import socket
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -96,7 +97,10 @@ class H2Client:
                 for event in self._h2.receive_data(frame):
                     self._take(event)
         if data:
-            self.send()
+            # A server that has sent all and closed takes nothing more. What it has sent can be
+            # read still, and then its end.
+            with suppress(ConnectionError):
+                self.send()
         return bool(data)
 
     def _take(self, event: h2.events.Event) -> None:

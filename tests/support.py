@@ -217,6 +217,18 @@ def connect(port: int, context: ssl.SSLContext | None = None) -> socket.socket:
     return context.wrap_socket(sock, server_hostname="localhost")
 
 
+def reserve_port() -> socket.socket:
+    """
+    Return a socket with a port that nobody else gets as long as it is open.
+
+    It is for programs that cannot choose one themselves, and set SO_REUSEPORT.
+    """
+    sock = socket.socket()
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+    sock.bind(("127.0.0.1", 0))
+    return sock
+
+
 def only_line(text: str) -> str:
     """The one line that a text has."""
     assert re.fullmatch(r"[^\n]+\n", text), text

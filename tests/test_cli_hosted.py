@@ -163,7 +163,11 @@ def test_a_file_with_several_kinds(start: Start) -> None:
         (("apps:asgi", "--lifespan", "x"), 2, "Error: Invalid value for '--lifespan': 'x' is not"),
         (("apps:asgi", "--root-path", "x"), 2, "Error: Invalid value for '--root-path': root_path"),
         (("apps:number", "--factory"), 1, "Error: 'apps:number' cannot be called: it is no fact"),
-        (("apps:failing",), 1, "Error: apps:failing: the application cannot start: no data"),
+        (
+            ("apps:failing", "--bind", "127.0.0.1:0"),
+            1,
+            "Error: apps:failing: the application cannot start: no data",
+        ),
         (("config.yaml", "--interface", "asgi"), 1, "Error: --interface: config.yaml has several"),
         (("config.yaml", "--factory"), 1, "Error: --factory: config.yaml has several components"),
     ],

@@ -90,7 +90,8 @@ def chosen_upgrade(head: RequestHead, tokens: Sequence[str]) -> str | None:
     """
     Return which of the upgrades that a request offers is to be had; if none is, what it offers.
 
-    It is the first one that may be, but a WebSocket comes before all others.
+    It is the first one that may be, but a WebSocket comes before all others. None stands for a
+    WebSocket that may not be: the request is then the ordinary one that it is otherwise.
 
     :param head: the request's head, whose protocol is all that it offers
     :param tokens: those that may be

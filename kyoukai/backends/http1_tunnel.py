@@ -109,16 +109,16 @@ class Http1Tunnel(BodyReceiver):
 
     def tunnel_ended(self) -> bool:
         """
-        The client has closed its direction of the tunnel.
+        The client has closed its direction of the tunnel; over TLS, the connection.
 
         :return: whether the transport stays open
         """
         stream = self._incoming
-        if stream is not None:
+        if stream is not None and (stream.is_raw or self.tls is None):
             stream.stream_complete()
             if stream.is_raw and stream.sending is CLOSED:
                 self._both_ended(stream)
-        return not self.transport.is_closing()
+        return self.tls is None and not self.transport.is_closing()
 
     # -- The end of a raw tunnel ---------------------------------------------------------------
 

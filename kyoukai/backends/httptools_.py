@@ -151,10 +151,10 @@ class HttpToolsProtocol(Http2Entrance):
 
         :return: whether the transport stays open: over TCP, for the answers that are due
         """
+        if self._phase is TUNNEL and not self._lingering:
+            return self.tunnel_ended()
         if self.tls is not None or self._lingering:
             return False
-        if self._phase is TUNNEL:
-            return self.tunnel_ended()
         self.input_closed()
         self._read_deadline = NEVER
         return self._cut_short()

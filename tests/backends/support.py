@@ -117,13 +117,13 @@ async def turns(count: int = 12) -> None:
 
 
 class Clock:
-    """The running loop's clock, to be put forward instead of waited for."""
+    """The running loop's clock, which stands still and is put forward instead of waited for."""
 
     def __init__(self) -> None:
         loop = asyncio.get_running_loop()
-        real = loop.time
+        start = loop.time()
         self.ahead = 0.0
-        loop.time = lambda: real() + self.ahead  # type: ignore[method-assign]
+        loop.time = lambda: start + self.ahead  # type: ignore[method-assign]
 
     async def advance(self, seconds: float, step: float | None = None) -> None:
         """Put the clock forward, in steps if timers are to fire between."""

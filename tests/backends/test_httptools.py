@@ -904,7 +904,7 @@ async def test_lost_before_the_task_starts() -> None:
     connection.transport.lose()
     await turns()
     assert not server.connections.tasks
-    await asyncio.wait_for(server.connections.wait_idle(), 1)
+    await asyncio.wait_for(server.connections.wait_idle(), 30)
 
 
 async def test_abort_before_the_task_starts() -> None:
@@ -914,7 +914,7 @@ async def test_abort_before_the_task_starts() -> None:
     server.connections.abort()
     await turns()
     assert not server.connections.tasks
-    await asyncio.wait_for(server.connections.wait_idle(), 1)
+    await asyncio.wait_for(server.connections.wait_idle(), 30)
 
 
 @pytest.mark.parametrize(
@@ -1541,7 +1541,7 @@ async def test_shutdown_waits_for_answers_and_says_close(streamed: bool) -> None
         assert closes == [None, "close"]
         await connection.closed()
         await turns()
-        await asyncio.wait_for(server.connections.wait_idle(), 1)
+        await asyncio.wait_for(server.connections.wait_idle(), 30)
 
 
 async def test_shutdown_in_the_middle_of_an_answer() -> None:

@@ -79,7 +79,7 @@ async def test_a_413_arrives_although_the_client_is_still_sending() -> None:
     async def take(ctx: HTTPRequestContext) -> str:
         return "never"
 
-    async with listening(app) as (component, port):
+    async with listening(app, linger_timeout=100) as (component, port):
         loop = asyncio.get_running_loop()
         client = await dial(port)
         size = 8_000_000
@@ -107,7 +107,7 @@ async def test_a_413_arrives_over_tls(certificates: Certificates) -> None:
     client_context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     client_context.check_hostname = False
     client_context.verify_mode = ssl.CERT_NONE
-    async with listening(app, context, linger_timeout=0.5) as (component, port):
+    async with listening(app, context, linger_timeout=100) as (component, port):
         reader, writer = await asyncio.open_connection("127.0.0.1", port, ssl=client_context)
         writer.write(upload(4_000_000) + b"x" * 3_000_000)
         data = await reader.readuntil(b"\r\n\r\n")
@@ -119,7 +119,7 @@ async def test_a_413_arrives_over_tls(certificates: Certificates) -> None:
 
 async def test_an_early_answer_to_a_short_body_keeps_the_connection() -> None:
     stage = Stage()
-    async with listening(stage) as (_, port):
+    async with listening(stage, linger_timeout=100) as (_, port):
         loop = asyncio.get_running_loop()
         client = await dial(port)
         await loop.sock_sendall(client, upload(60_000))
@@ -269,11 +269,11 @@ async def test_a_stalled_reader_is_cut() -> None:
             await stream.send_data(bytes(50_000))
 
     async with listening(app, send_stall_timeout=0.05) as (component, port):
+        lost = asyncio.Event()
+        component.connections.on_lost = lambda protocol: lost.set()
         client = await dial(port, 8192)
         await asyncio.get_running_loop().sock_sendall(client, GOOD)
-        made = asyncio.Event()
-        component.connections.on_lost = lambda protocol: made.set()
-        await made.wait()
+        await lost.wait()
         await component.connections.wait_idle()
         data = b""
         with contextlib.suppress(ConnectionResetError):
@@ -372,7 +372,7 @@ async def test_too_many_connections() -> None:
 
 async def test_a_refusal_arrives_although_the_client_goes_on() -> None:
     app = Mirror()
-    async with listening(app) as (component, port):
+    async with listening(app, linger_timeout=100) as (component, port):
         loop = asyncio.get_running_loop()
         client = await dial(port)
         await loop.sock_sendall(client, b"BAD\r\n\r\n")

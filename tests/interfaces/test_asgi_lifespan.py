@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from asphalt.core import Context
+from backends.support import Clock
 from interfaces.asgi_peers import body, hosted, interface, sends, sound, start  # noqa: F401
 from talks import lines_of, turns
 
@@ -386,7 +387,7 @@ async def test_a_component_that_is_cancelled_leaves_the_start_to_others() -> Non
         ([STOPPED], "raises", ["it failed in its lifespan"]),
         ([], None, []),
         ([], "raises", ["it failed in its lifespan"]),
-        ([], "waits", ["it has not answered lifespan.shutdown in 0.05 seconds"]),
+        ([], "waits", ["it has not answered lifespan.shutdown in 60 seconds"]),
         ([STOPPED], "waits", []),
         ([failed("shutdown", message="no")], None, ["lifespan.shutdown.failed: no"]),
         ([failed("shutdown")], "raises", ["lifespan.shutdown.failed: "]),
@@ -410,11 +411,13 @@ async def test_ends(
             while True:
                 await receive()
         if last == "waits":
+            await clock.advance(61)
             await asyncio.get_running_loop().create_future()
         if last == "raises":
             raise LookupError
 
-    async with living(made(app, lifespan_timeout=0.05 if last == "waits" else 60)):
+    clock = Clock()
+    async with living(made(app)):
         pass
     assert lines_of(caplog) == [f"asgi application test:app: {line}" for line in logged]
     assert [task for task in asyncio.all_tasks() if task is not asyncio.current_task()] == []

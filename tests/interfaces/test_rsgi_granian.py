@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import http.client
 import json
-import socket
 import subprocess
 import sys
 from contextlib import ExitStack, closing
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
+import httpx
 import pytest
 from interfaces.rsgi_peers import ask
-from support import Program
+from support import Program, reserve_port
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import connect
 
@@ -173,27 +173,23 @@ app = Application()
 """
 
 
-def free_port() -> int:
-    with closing(socket.socket()) as sock:
-        sock.bind(("127.0.0.1", 0))
-        port: int = sock.getsockname()[1]
-        return port
-
-
 @pytest.fixture(scope="module", name="servers")
 def servers_fixture(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Any]]:
     """Both servers: their programs and ports."""
     folder = tmp_path_factory.mktemp("granian")
     (folder / "both.py").write_text(APPLICATION)
-    port = free_port()
-    arguments = ("--interface", "rsgi", "--port", str(port), "both:app")
     with ExitStack() as stack:
+        port = stack.enter_context(reserve_port()).getsockname()[1]
+        arguments = ("--interface", "rsgi", "--port", str(port), "both:app")
         granian = Program(*arguments, module="granian", cwd=folder)
         stack.callback(granian.kill)
         own = Program("run", "both:app", "--bind", "127.0.0.1:0", cwd=folder)
         stack.callback(own.kill)
         own_port = own.port()
         granian.wait_for_output("Started worker-1 runtime-1")
+        # It is ready a moment after it has said so.
+        with httpx.Client(transport=httpx.HTTPTransport(retries=5)) as client:
+            assert client.get(f"http://127.0.0.1:{port}/empty").status_code < 300
         yield {"granian": (granian, port), "kyoukai": (own, own_port)}
 
 

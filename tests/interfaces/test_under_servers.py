@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import socket
-from contextlib import closing, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import httpx
 import pytest
-from support import Program, connect
+from support import Program, connect, reserve_port
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import connect as open_websocket
 
@@ -120,13 +121,6 @@ wsgi = as_wsgi(app)
 """
 
 
-def free_port() -> int:
-    with closing(socket.socket()) as sock:
-        sock.bind(("127.0.0.1", 0))
-        port: int = sock.getsockname()[1]
-        return port
-
-
 @dataclass
 class Served:
     """A server that runs."""
@@ -136,6 +130,8 @@ class Served:
     port: int
     client: httpx.Client
     secure: bool
+    #: What keeps its port from others.
+    reserved: socket.socket
 
     @property
     def url(self) -> str:
@@ -144,15 +140,16 @@ class Served:
 
 def start(name: str, folder: Path, certificates: Certificates) -> Served:
     (folder / "served.py").write_text(APPLICATION)
-    port = free_port()
-    bind = f"127.0.0.1:{port}"
+    reserved = reserve_port()
+    port = reserved.getsockname()[1]
+    bind = "127.0.0.1:0"
     pair = certificates.pair("a")
     tls = ["--certfile", pair["certfile"], "--keyfile", pair["keyfile"]]
     arguments, ready = {
-        "uvicorn": (["uvicorn", "served:asgi", "--port", str(port)], "running on"),
+        "uvicorn": (["uvicorn", "served:asgi", "--port", "0"], "running on http"),
         "uvicorn without lifespan": (
-            ["uvicorn", "served:asgi", "--port", str(port), "--lifespan", "off"],
-            "running on",
+            ["uvicorn", "served:asgi", "--port", "0", "--lifespan", "off"],
+            "running on http",
         ),
         "hypercorn": (["hypercorn", "served:asgi", "--bind", bind, *tls], "Running on"),
         "granian": (
@@ -172,8 +169,9 @@ def start(name: str, folder: Path, certificates: Certificates) -> Served:
         if name == "granian":  # its log goes to standard output
             program.wait_for_output(ready)
         else:
-            program.wait_for(ready)
+            port = port_in(program.wait_for(ready))
     except BaseException:
+        reserved.close()
         end(program)
         raise
     secure = name == "hypercorn"
@@ -181,7 +179,13 @@ def start(name: str, folder: Path, certificates: Certificates) -> Served:
     # Granian is ready a moment after it has said so.
     transport = httpx.HTTPTransport(verify=context, http2=secure, trust_env=False, retries=5)
     client = httpx.Client(transport=transport, trust_env=False, timeout=30)
-    return Served(name, program, port, client, secure)
+    return Served(name, program, port, client, secure, reserved)
+
+
+def port_in(line: str) -> int:
+    found = re.search(r"://127\.0\.0\.1:(\d+)", line)
+    assert found, line
+    return int(found[1])
 
 
 def end(program: Program) -> None:
@@ -200,7 +204,7 @@ def served(
 ) -> Iterator[Served]:
     server = start(request.param, tmp_path, certificates)
     try:
-        with server.client:
+        with server.reserved, server.client:
             yield server
     finally:
         end(server.program)
@@ -292,16 +296,15 @@ def talk_websockets(served: Served, certificates: Certificates) -> None:
 
 def test_gunicorn_forks_after_the_import(tmp_path: Path, certificates: Certificates) -> None:
     (tmp_path / "served.py").write_text(APPLICATION)
-    port = free_port()
     program = Program(
-        *("--preload", "--workers", "2", "--threads", "2", "--bind", f"127.0.0.1:{port}"),
+        *("--preload", "--workers", "2", "--threads", "2", "--bind", "127.0.0.1:0"),
         *("--no-control-socket", "served:wsgi"),
         module="gunicorn",
         cwd=tmp_path,
         start_new_session=True,
     )
     try:
-        program.wait_for("Listening at")
+        port = port_in(program.wait_for("Listening at"))
         with httpx.Client(trust_env=False, timeout=30) as client:
             answer = client.get(f"http://127.0.0.1:{port}/about")
             assert json.loads(answer.content)["version"] == "1.1"

@@ -293,7 +293,7 @@ async def test_a_body_that_nobody_reads(wire: str) -> None:
         start_response("200 OK", PLAIN)
         return [environ["PATH_INFO"].encode()]
 
-    async with hosted(app, wire) as site:
+    async with hosted(app, wire, linger_timeout=100) as site:
         peer = site.dial()
         peer.begin("POST", "/one", length=10)
         peer.data(b"x" * 5)

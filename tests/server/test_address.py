@@ -78,13 +78,15 @@ def test_port_0_becomes_a_real_port() -> None:
 
 def test_an_ipv6_socket_leaves_ipv4_alone() -> None:
     try:
-        six = bind(Address.parse("[::]:0"), CONFIG)
+        bind(Address.parse("[::]:0"), CONFIG).close()
     except ConfigurationError:  # a machine without IPv6
         with pytest.raises(ConfigurationError, match="cannot listen on"):
             bind(Address.parse("[::1]:0"), CONFIG)
         return
+    # A port that is free for IPv6 may be another program's with IPv4, which is rare the other way.
+    four = bind(Address.parse("0.0.0.0:0"), CONFIG)
+    six = bind(Address.parse(f"[::]:{four.port}"), CONFIG)
     assert six.url("https") == f"https://[::]:{six.port}"
-    four = bind(Address.parse(f"0.0.0.0:{six.port}"), CONFIG)
     six.sock.listen()
     four.sock.listen()
     six.close()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
 import logging
 import socket
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from asphalt.core import Context
+from backends.support import Clock
 
 from kyoukai.backends.httptools_ import HttpToolsProtocol
 from kyoukai.config import ServerConfig
@@ -61,10 +63,16 @@ def is_open(server: Server) -> bool:
 
 
 async def wait_for_close(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    """Wait until the server closes an idle connection, which is when it has begun to stop."""
-    assert await reader.read() == b""
+    """
+    Wait until the server closes an idle connection, which is when it has begun to stop.
+
+    If it has not accepted the connection by then, the kernel resets it.
+    """
+    with contextlib.suppress(ConnectionError):
+        assert await reader.read() == b""
     writer.close()
-    await writer.wait_closed()
+    with contextlib.suppress(ConnectionError):
+        await writer.wait_closed()
 
 
 @pytest.fixture
@@ -201,13 +209,15 @@ async def test_an_address_may_be_used_once_in_a_program(log: list[str]) -> None:
 async def test_accept_errors_are_reported_once_a_second(caplog: pytest.LogCaptureFixture) -> None:
     group = ServerGroup()
     group.watch_loop()
-    loop = asyncio.get_running_loop()
+    loop, clock = asyncio.get_running_loop(), Clock()
     error = OSError(errno.EMFILE, "Too many open files")
-    for _ in range(100):
-        loop.call_exception_handler({"message": "accept", "exception": error, "socket": None})
-    assert caplog.messages == ["cannot accept connections: Too many open files"]
+    for count in (1, 2):
+        for _ in range(100):
+            loop.call_exception_handler({"message": "accept", "exception": error, "socket": None})
+        assert caplog.messages == ["cannot accept connections: Too many open files"] * count
+        await clock.advance(1.1)
     loop.call_exception_handler({"message": "something else"})
-    assert caplog.messages[1:] == ["something else"]
+    assert caplog.messages[2:] == ["something else"]
 
 
 async def test_a_handler_of_the_users_stays() -> None:

@@ -211,8 +211,8 @@ def test_the_shared_limit_is_four_fifths_of_the_descriptors() -> None:
 
     limit, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     try:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (1000, hard))
-        assert _connection_limit() == 800
+        resource.setrlimit(resource.RLIMIT_NOFILE, (500, hard))
+        assert _connection_limit() == 400
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (limit, hard))
 

@@ -6,7 +6,6 @@ import asyncio
 from typing import Any
 
 import pytest
-from backends.http2.support import StillClock
 from backends.support import Clock, turns
 from backends.wires import BINARY, PING, PONG, both, frame, opened, text
 
@@ -125,7 +124,7 @@ async def test_time_outs_that_are_off(wire: Any, settings: dict[str, Any], count
 @both
 async def test_pings_of_the_application(wire: Any) -> None:
     async with opened(wire) as (session, line):
-        clock = StillClock()
+        clock = Clock()
         first, second = (asyncio.ensure_future(session.ping()) for _ in range(2))
         await turns()
         payloads = [payload for opcode, payload in line.take() if opcode == PING]

@@ -21,7 +21,7 @@ from kyoukai.memory import ClientResponse
 from kyoukai.testing import MemoryServer
 
 from .. import frames as f
-from ..support import Clock, Stage, StrictTransport
+from ..support import Stage, StrictTransport
 
 #: What may not be in a head on HTTP/2 (RFC 9113 section 8.2.2).
 CONNECTION_SPECIFIC = {
@@ -463,16 +463,6 @@ def dial(server: MemoryServer, **options: Any) -> tuple[Client, PumpingTransport
     transport.client.most = server.config.h2_connection_window
     transport.schedule()
     return transport.client, transport
-
-
-class StillClock(Clock):
-    """The running loop's clock, which stands still unless it is put forward."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        loop = asyncio.get_running_loop()
-        start = loop.time()
-        loop.time = lambda: start + self.ahead  # type: ignore[method-assign]
 
 
 # -- What tests share --------------------------------------------------------------------------

@@ -16,11 +16,10 @@ from kyoukai.testing import MemoryServer
 
 from .. import frames as f
 from ..frames import FrameClient
-from ..support import Mirror, Stage, turns
+from ..support import Clock, Mirror, Stage, turns
 from .support import (
     LAST,
     POST,
-    StillClock,
     begin_shutdown,
     credit,
     dial,
@@ -37,7 +36,7 @@ from .support import (
 async def test_an_early_answer_is_followed_by_a_reset_after_a_while() -> None:
     """At once, the reset makes curl drop the answer; never, and nghttp sends on for ever."""
     async with serving() as (stage, client):
-        clock = StillClock()
+        clock = Clock()
         client.send(f.headers(1, POST, end=False), f.data(1, bytes(1000)))
         await stage.answer(b"early")
         assert (await client.answer(1))[2] == b"early"
@@ -59,7 +58,7 @@ async def test_an_early_answer_is_followed_by_a_reset_after_a_while() -> None:
 )
 async def test_no_reset_when_the_request_ends_in_time(end: bytes) -> None:
     async with serving() as (stage, client):
-        clock = StillClock()
+        clock = Clock()
         client.send(f.headers(1, POST, end=False))
         await stage.answer(b"early")
         assert (await client.answer(1))[2] == b"early"
@@ -70,7 +69,7 @@ async def test_no_reset_when_the_request_ends_in_time(end: bytes) -> None:
 
 async def test_a_body_after_the_answer_is_refunded_on_the_connection_alone() -> None:
     async with serving(h2_connection_window=65_535) as (stage, client):
-        StillClock()
+        Clock()
         client.send(f.headers(1, POST, end=False), f.data(1, bytes(16_000)))
         stream = await stage.answer(b"early")
         client.send(*[f.data(1, bytes(16_000))] * 3)
@@ -83,7 +82,7 @@ async def test_a_body_after_the_answer_is_refunded_on_the_connection_alone() -> 
 async def test_an_upload_that_ends_short_after_its_answer() -> None:
     """curl does that when it is answered 413; the connection must live on."""
     async with serving() as (stage, client):
-        StillClock()
+        Clock()
         head = f.request(method=b"POST", extra=[(b"content-length", b"1000")])
         client.send(f.headers(1, head, end=False), f.data(1, bytes(10)))
         await stage.answer(b"early")
@@ -96,7 +95,7 @@ async def test_an_upload_that_ends_short_after_its_answer() -> None:
 
 async def test_a_shutdown_does_not_wait_for_the_rest_of_an_upload() -> None:
     async with serving() as (stage, client):
-        clock = StillClock()
+        clock = Clock()
         client.send(f.headers(1, POST, end=False))
         await stage.answer(b"early")
         assert (await client.answer(1))[2] == b"early"
@@ -128,7 +127,7 @@ async def test_an_answer_streams_while_the_request_does() -> None:
 
 async def test_a_stream_that_waits_too_long_for_its_window() -> None:
     async with serving(send_stall_timeout=60) as (stage, client):
-        clock = StillClock()
+        clock = Clock()
         client.send(f.settings({f.INITIAL_WINDOW_SIZE: 0}), f.headers(1))
         stream = await stage.next()
         stream.cancel_on_disconnect = False
@@ -149,7 +148,7 @@ async def test_a_stream_that_waits_too_long_for_its_window() -> None:
 
 async def test_a_stream_that_gets_some_window_now_and_then_is_kept() -> None:
     async with serving(send_stall_timeout=60) as (stage, client):
-        clock = StillClock()
+        clock = Clock()
         client.send(f.settings({f.INITIAL_WINDOW_SIZE: 0}), f.headers(1))
         stream = await stage.next()
         sending = asyncio.ensure_future(stream.send_response(200, (), b"0123456789"))
@@ -163,7 +162,7 @@ async def test_a_stream_that_gets_some_window_now_and_then_is_kept() -> None:
 
 async def test_a_stall_of_the_connections_window_ends_the_streams_that_wait() -> None:
     async with serving(send_stall_timeout=60) as (stage, client):
-        clock = StillClock()
+        clock = Clock()
         client.send(f.settings({f.INITIAL_WINDOW_SIZE: 1 << 20}), f.headers(1), f.headers(3))
         sending = []
         for _ in range(2):
@@ -180,7 +179,7 @@ async def test_a_stall_of_the_connections_window_ends_the_streams_that_wait() ->
 
 async def test_a_client_that_takes_no_bytes_is_cut_off() -> None:
     async with serving(send_stall_timeout=60) as (stage, client):
-        clock = StillClock()
+        clock = Clock()
         client.transport.hold()
         client.send(f.settings({f.INITIAL_WINDOW_SIZE: 1 << 20}), f.window_update(0, 1 << 20))
         client.send(f.headers(1))
@@ -196,7 +195,7 @@ async def test_a_client_that_takes_no_bytes_is_cut_off() -> None:
 
 async def test_a_body_that_is_too_slow() -> None:
     async with serving(Mirror(), min_body_rate=240, min_body_grace=5) as (app, client):
-        clock = StillClock()
+        clock = Clock()
         client.send(f.headers(1, POST, end=False), f.headers(3, POST, end=False))
         for _ in range(20):  # one at 300 bytes a second, the other at 50
             client.send(f.data(1, bytes(300)), f.data(3, bytes(50)))
@@ -210,7 +209,7 @@ async def test_a_body_that_is_too_slow() -> None:
 async def test_a_client_that_waits_for_us_is_not_slow() -> None:
     """While its window is closed, or before it was told to continue, the time is ours."""
     async with serving(h2_stream_window=2000) as (stage, client):
-        clock = StillClock()
+        clock = Clock()
         client.send(f.headers(1, POST, end=False), f.data(1, bytes(2000)))
         expect = f.request(method=b"POST", extra=[(b"expect", b"100-continue")])
         client.send(f.headers(3, expect, end=False))
@@ -227,7 +226,7 @@ async def test_a_client_that_waits_for_us_is_not_slow() -> None:
 
 async def test_an_idle_connection_ends() -> None:
     async with serving(keep_alive_timeout=15) as (stage, client):
-        clock = StillClock()
+        clock = Clock()
         client.send(f.headers(1))
         await clock.advance(100, 5)  # while a stream is open, it is not idle
         await stage.answer()
@@ -248,7 +247,7 @@ async def test_an_idle_connection_ends() -> None:
 
 async def test_a_connection_on_which_nothing_ever_comes() -> None:
     async with serving(keep_alive_timeout=15) as (_, client):
-        clock = StillClock()
+        clock = Clock()
         await clock.advance(16)
         goaway = await client.next(f.GOAWAY)
         assert (goaway.number, goaway.code) == (0, f.NO_ERROR)
@@ -259,7 +258,7 @@ async def test_a_connection_on_which_nothing_ever_comes() -> None:
 @pytest.mark.parametrize("greeting", [b"", f.PREFACE[:10], f.PREFACE, f.PREFACE + b"\0\0\0\4"])
 async def test_a_greeting_that_takes_too_long(greeting: bytes) -> None:
     async with MemoryServer(Stage(), H2KyoukaiProtocol, header_timeout=10) as server:
-        clock = StillClock()
+        clock = Clock()
         client = FrameClient(server, greet=False)
         await clock.advance(5)
         client.send(greeting) if greeting else None
@@ -272,7 +271,7 @@ async def test_a_greeting_that_takes_too_long(greeting: bytes) -> None:
 async def test_a_head_that_takes_too_long() -> None:
     """Its time runs from its first frame, whatever comes of it meanwhile."""
     async with serving(header_timeout=10) as (_, client):
-        clock = StillClock()
+        clock = Clock()
         block = f.literals(f.GET)
         client.send(f.frame(f.HEADERS, f.END_STREAM, 1, block[:2]))
         for index in range(2, 11):
@@ -287,7 +286,7 @@ async def test_a_head_that_takes_too_long() -> None:
 
 async def test_answers_to_others_put_off_no_deadline() -> None:
     async with serving(header_timeout=10, keep_alive_timeout=15) as (stage, client):
-        clock = StillClock()
+        clock = Clock()
         client.send(f.headers(1), f.headers(3, flags=0))
         await clock.advance(9)
         await stage.answer()
@@ -300,7 +299,7 @@ async def test_answers_to_others_put_off_no_deadline() -> None:
 
 async def test_a_head_in_time_leaves_no_deadline() -> None:
     async with serving(header_timeout=10) as (stage, client):
-        clock = StillClock()
+        clock = Clock()
         client.send(f.headers(1, flags=0))
         await clock.advance(9)
         client.send(f.frame(f.CONTINUATION, f.END_HEADERS, 1))
@@ -314,7 +313,7 @@ async def test_a_head_in_time_leaves_no_deadline() -> None:
 async def test_after_an_error_the_server_reads_on_for_a_while() -> None:
     """Otherwise the kernel's reset would overtake the GOAWAY; but not for ever."""
     async with serving(linger_timeout=2) as (_, client):
-        clock = StillClock()
+        clock = Clock()
         client.send(f.data(0, b"x"))
         await client.next(f.GOAWAY)
         await turns()
@@ -363,7 +362,7 @@ async def test_a_shutdown_takes_two_steps() -> None:
 
 async def test_the_second_step_waits_a_second_at_most() -> None:
     async with serving() as (stage, client):
-        clock = StillClock()
+        clock = Clock()
         client.send(f.headers(1))
         stream = await stage.next()
         await begin_shutdown(client)
@@ -438,7 +437,7 @@ async def test_an_idle_connection_ends_at_once_on_shutdown() -> None:
 
 async def test_a_shutdown_before_the_greeting() -> None:
     async with MemoryServer(Stage(), H2KyoukaiProtocol) as server:
-        clock = StillClock()
+        clock = Clock()
         client = FrameClient(server, greet=False)
         server.connections.shutdown()
         await clock.advance(4, 0.5)

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from support import Certificates
 
+from kyoukai.backends.http2 import lifetime
 from kyoukai.backends.http2.protocol import H2KyoukaiProtocol
 from kyoukai.backends.httptools_ import HttpToolsProtocol
 from kyoukai.exceptions import PeerGone
@@ -199,14 +200,14 @@ async def test_a_reader_that_stops(server_context: ssl.SSLContext) -> None:
         await stream.send_response(200, (), b"healthy")
 
     async with listening(app, server_context, Telling, send_stall_timeout=0.1) as (component, port):
+        lost = asyncio.Event()
+        component.connections.on_lost = lambda protocol: lost.set()
         stalled = await SocketClient.dial(port, buffer=8192)
         stalled.writer.write(LARGE)
         for number in range(1, 21, 2):
             stalled.writer.write(headers(number, request(b"/endless")))
         await blocked.wait()
         healthy = await SocketClient.dial(port)
-        lost = asyncio.Event()
-        component.connections.on_lost = lambda protocol: lost.set()
         for number in range(1, 11, 2):
             healthy.writer.write(headers(number))
             assert await healthy.body(number) == b"healthy"
@@ -227,7 +228,7 @@ async def test_a_goaway_arrives_although_bytes_are_unread(
     """A close with bytes unread is a reset, which would take the GOAWAY along."""
     app = Mirror()
     context = server_context if tls else None
-    async with listening(app, context, linger_timeout=0.5) as (component, port):
+    async with listening(app, context, linger_timeout=100) as (component, port):
         client = await SocketClient.dial(port, tls)
         too_long = b"\xff\xff\xff\0\0\0\0\0\3"
         client.writer.write(headers(1) + too_long + bytes(8_000_000))
@@ -239,7 +240,10 @@ async def test_a_goaway_arrives_although_bytes_are_unread(
 
 
 @pytest.mark.parametrize("tls", [True, False])
-async def test_a_server_that_stops_says_so(tls: bool, server_context: ssl.SSLContext) -> None:
+async def test_a_server_that_stops_says_so(
+    tls: bool, server_context: ssl.SSLContext, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lifetime, "_FAREWELL_WAIT", 100)  # only the client's PING takes it on
     began, go_on = asyncio.Event(), asyncio.Event()
 
     async def app(stream: StreamState) -> None:
