@@ -38,6 +38,9 @@ from kyoukai.wsgi import to_wsgi_environment
 KINDS = {
     "no-application": (None, "bare_stream:answer"),
     "native": ("kyoukai", "kyoukai_app:app"),
+    "native-response": ("kyoukai", "kyoukai_ways:responding"),
+    "native-process-request": ("kyoukai", "kyoukai_ways:watched"),
+    "native-process-response": ("kyoukai", "kyoukai_ways:stamped"),
     "asgi": ("asgi", "asgi_app:app"),
     "rsgi": ("rsgi", "rsgi_app:app"),
     "ssgi": ("ssgi", "ssgi_app:app"),

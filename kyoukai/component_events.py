@@ -11,7 +11,7 @@ from asphalt.core import Event
 if TYPE_CHECKING:
     from kyoukai.backends.base import BaseProtocol
 
-__all__ = ("ConnectionLostEvent", "ConnectionMadeEvent")
+__all__ = ("ConnectionEvent", "ConnectionLostEvent", "ConnectionMadeEvent")
 
 
 class ConnectionEvent(Event):

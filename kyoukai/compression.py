@@ -14,7 +14,10 @@ import zlib
 from fnmatch import translate
 from typing import TYPE_CHECKING
 
+from werkzeug.http import parse_set_header
+
 from kyoukai.conditional import wants_range
+from kyoukai.rules import DIGESTS
 
 if TYPE_CHECKING:
     from werkzeug.wrappers import Response as WerkzeugResponse
@@ -22,7 +25,7 @@ if TYPE_CHECKING:
     from kyoukai.config import ServerConfig
     from kyoukai.wrappers import Request
 
-__all__ = ("Compressor", "gzip")
+__all__ = ("IN_THREAD", "Compressor", "gzip")
 
 #: Bytes beyond which compressing takes so long that it is done in a thread.
 IN_THREAD = 65536
@@ -31,16 +34,7 @@ _LEVEL = 6
 #: The most bytes of noise, as in "Heal the BREACH".
 _NOISE = 100
 #: Headers of answers that are encoded already, or no whole, or whose digest is known.
-_NOT_WITH = frozenset(
-    (
-        "content-digest",
-        "content-encoding",
-        "content-md5",
-        "content-range",
-        "digest",
-        "repr-digest",
-    )
-)
+_NOT_WITH = frozenset(name.lower() for name in (*DIGESTS, "Content-Encoding", "Content-Range"))
 #: Where a request with credentials may come from, by ``Sec-Fetch-Site``: not from another's page.
 _OWN_SITE = (None, "none", "same-origin")
 
@@ -62,7 +56,7 @@ class Compressor:
 
     def is_eligible(self, response: WerkzeugResponse) -> bool:
         """Whether a response would be compressed for a client that asks for it."""
-        if not response.is_sequence or response.status_code in (204, 206, 304):
+        if not response.is_sequence or response.status_code in (204, 205, 206, 304):
             return False
         size = response.calculate_content_length()
         if size is None or size < self._min_size:
@@ -72,7 +66,7 @@ class Compressor:
         return (
             self._types.match(mimetype) is not None
             and _NOT_WITH.isdisjoint(headers)
-            and "no-transform" not in headers.get("cache-control", "").lower()
+            and "no-transform" not in _whole(response, "Cache-Control").lower()
         )
 
     def is_wanted(self, response: WerkzeugResponse, request: Request) -> bool:
@@ -94,7 +88,7 @@ class Compressor:
     def has_credentials(self, response: WerkzeugResponse, request: Request) -> bool:
         """Whether an answer may be for one client only, and so may hold a secret."""
         asked = request.headers
-        caching = response.headers.get("Cache-Control", "").lower()
+        caching = _whole(response, "Cache-Control").lower()
         return (
             "private" in caching
             or "no-store" in caching
@@ -106,9 +100,10 @@ class Compressor:
 
     def vary(self, response: WerkzeugResponse) -> None:
         """Say that the answer depends on ``Accept-Encoding`` (RFC 9110 section 12.5.5)."""
-        vary = response.vary
-        if "*" not in vary:
+        vary = parse_set_header(_whole(response, "Vary"))
+        if "*" not in vary and "Accept-Encoding" not in vary:
             vary.add("Accept-Encoding")
+            response.headers["Vary"] = vary.to_header()
 
     def weaken(self, response: WerkzeugResponse) -> None:
         """Make a strong ETag weak: the bytes are not those that it was made for."""
@@ -131,6 +126,11 @@ class Compressor:
         response.headers["Content-Length"] = str(len(encoded))
         response.headers["Content-Encoding"] = "gzip"
         response.headers.pop("Accept-Ranges", None)
+
+
+def _whole(response: WerkzeugResponse, name: str) -> str:
+    """Return what all lines of a header say together (RFC 9110 section 5.3)."""
+    return ", ".join(response.headers.getlist(name))
 
 
 def gzip(body: bytes, name: bytes = b"") -> bytes:

@@ -12,32 +12,38 @@ from typing import TYPE_CHECKING
 
 from werkzeug.http import parse_date, parse_etags, parse_range_header, unquote_etag
 
+from kyoukai.rules import CONTENT_DIGESTS, REPRESENTATION_FIELDS
+
 if TYPE_CHECKING:
     from werkzeug.datastructures import Headers
     from werkzeug.wrappers import Request
     from werkzeug.wrappers import Response as WerkzeugResponse
 
-__all__ = ("cut", "drop_representation", "has_validator", "precondition", "selected_range")
+__all__ = (
+    "cut",
+    "drop_representation",
+    "has_validator",
+    "precondition",
+    "selected_range",
+    "wants_range",
+)
 
-#: Headers that describe a body, which another body does not have.
-_REPRESENTATION = (
-    "Accept-Ranges",
+#: Headers that describe a body, which an error page in its place does not have.
+_OF_THE_BODY = (
+    *REPRESENTATION_FIELDS,
     "Cache-Control",
     "Content-Disposition",
-    "Content-Encoding",
     "Content-Language",
-    "Content-Location",
-    "Content-Range",
-    "ETag",
     "Expires",
-    "Last-Modified",
 )
+
+_VALIDATORS = frozenset(("etag", "last-modified"))
 
 
 def has_validator(headers: Headers) -> bool:
     """Whether a response says which version of something it is."""
     # Quicker than to ask for each: this is done for every response.
-    return any(name.lower() in ("etag", "last-modified") for name, _ in headers)
+    return not _VALIDATORS.isdisjoint([name.lower() for name, _ in headers])
 
 
 def precondition(request: Request, response: WerkzeugResponse) -> int | None:
@@ -135,11 +141,13 @@ def cut(response: WerkzeugResponse, start: int, end: int, size: int) -> None:
     part = b"".join(response.iter_encoded())[start:end]
     response.set_data(part)
     response.status_code = 206
+    for name in CONTENT_DIGESTS:
+        response.headers.pop(name, None)
     response.headers["Content-Length"] = str(len(part))
     response.headers["Content-Range"] = f"bytes {start}-{end - 1}/{size}"
 
 
 def drop_representation(headers: Headers) -> None:
     """Remove what was said of a body that is not sent."""
-    for name in _REPRESENTATION:
+    for name in _OF_THE_BODY:
         headers.pop(name, None)

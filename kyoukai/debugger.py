@@ -3,8 +3,9 @@
 
 Its pages show source and variables, and its console runs code. The console asks for a PIN that is
 in the log, but the page alone says too much for anybody but the developer. So both are for requests
-that come from this machine, by a host name of this machine, and through no proxy. For all others it
-is as if there were no debugger.
+that come from this machine, by a host name of this machine, through no proxy, and from no page of
+another site, which may read what it gets if the application lets it (CORS). For all others it is as
+if there were no debugger.
 """
 
 from __future__ import annotations
@@ -33,7 +34,19 @@ logger = logging.getLogger("kyoukai")
 #: Tracebacks whose frames the console can still look into.
 _KEPT = 10
 #: By these a proxy tells of itself, beside ``X-Forwarded-*``.
-_OF_PROXIES = frozenset((b"client-ip", b"forwarded", b"true-client-ip", b"via", b"x-real-ip"))
+_OF_PROXIES = frozenset(
+    (
+        b"cdn-loop",
+        b"cf-connecting-ip",
+        b"client-ip",
+        b"forwarded",
+        b"true-client-ip",
+        b"via",
+        b"x-client-ip",
+        b"x-cluster-client-ip",
+        b"x-real-ip",
+    )
+)
 
 
 class Debugger:
@@ -56,17 +69,20 @@ class Debugger:
         )
 
     def is_for(self, request: Request) -> bool:
-        """Whether a request comes from this machine, and not through a proxy."""
+        """Whether a request comes from this machine, and neither a proxy nor another site."""
         stream = request.state
         # Under another server, nobody says what its peers were; it may have its own debugger.
-        if stream is None or getattr(stream.protocol, "peer_forwards", True):
+        if stream is None or stream.protocol.peer_forwards:
             return False
         head = stream.head
         return (
             head.http_version != "1.0"  # which no browser speaks, but proxies do
             and _is_local_client(head)
             and _is_local_host(head.authority)
-            and not any(_is_of_a_proxy(name) for name, _ in head.headers)
+            and not any(
+                _is_of_a_proxy(name) or (name == b"origin" and not _is_local_origin(value))
+                for name, value in head.headers
+            )
         )
 
     def show(self, request: Request, error: BaseException) -> Response | None:
@@ -139,6 +155,10 @@ def _is_local_host(authority: str) -> bool:
         return _is_loopback(authority[1:].partition("]")[0])
     host = authority.partition(":")[0].removesuffix(".")
     return host == "localhost" or host.endswith(".localhost") or _is_loopback(host)
+
+
+def _is_local_origin(value: bytes) -> bool:
+    return _is_local_host(value.partition(b"://")[2].decode("latin-1").lower())
 
 
 def _is_loopback(address: str) -> bool:

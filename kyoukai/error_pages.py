@@ -24,10 +24,10 @@ if TYPE_CHECKING:
     from werkzeug.wrappers import Request
     from werkzeug.wrappers import Response as WerkzeugResponse
 
-__all__ = ("PLACEHOLDERS", "ErrorPages")
+__all__ = ("ErrorPages",)
 
-#: What a page may name, after a ``$``.
-PLACEHOLDERS = ("status", "reason", "description", "path")
+# What a page may name, after a ``$``.
+_PLACEHOLDERS = ("status", "reason", "description", "path")
 
 
 class ErrorPages:
@@ -102,9 +102,9 @@ def _read(key: str, path: str) -> Template:
     except ValueError as error:  # a path that cannot be one
         raise ConfigurationError(f"{where}: {error}") from None
     try:
-        template.substitute(dict.fromkeys(PLACEHOLDERS, ""))
+        template.substitute(dict.fromkeys(_PLACEHOLDERS, ""))
     except KeyError as error:
-        known = ", ".join(f"${name}" for name in PLACEHOLDERS)
+        known = ", ".join(f"${name}" for name in _PLACEHOLDERS)
         raise ConfigurationError(
             f"{where}: unknown placeholder ${error.args[0]}; known: {known}"
         ) from None

@@ -7,7 +7,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from werkzeug.exceptions import (
     BadGateway,
@@ -47,9 +47,9 @@ if TYPE_CHECKING:
     from kyoukai.wrappers import Request
 
 __all__ = (
-    "THROUGH",
     "FailureHandler",
     "InsufficientStorage",
+    "goes_through",
     "gone",
     "internal_error",
     "name_of",
@@ -57,9 +57,6 @@ __all__ = (
 )
 
 logger = logging.getLogger("kyoukai")
-
-#: What ends a request's task or the program, and so is never turned into an answer.
-THROUGH: Final = (asyncio.CancelledError, GeneratorExit, KeyboardInterrupt)
 
 
 class InsufficientStorage(HTTPException):
@@ -100,9 +97,11 @@ class FailureHandler(ResponseSender):
         """
         try:
             return await self._answer_error(ctx, error, ws)
-        except (ExpectingNoResponse, PeerGone, *THROUGH):
+        except (ExpectingNoResponse, PeerGone):
             raise
         except BaseException as failure:  # an error that fails when it is looked at
+            if goes_through(failure):
+                raise
             logger.exception("%s: %s has no answer", name_of(ctx.request), safely(error, repr))
             return self.internal_error(ctx.request, failure if ws is None else None)
 
@@ -133,11 +132,13 @@ class FailureHandler(ResponseSender):
             return self.error_response(ctx, cast(HTTPException, error))
         try:
             return await self.invoke_error_handler(handler, ctx, error, ws)
-        except (ExpectingNoResponse, PeerGone, *THROUGH):
+        except (ExpectingNoResponse, PeerGone):
             raise
         except HTTPException as second:
             return self.error_response(ctx, second)
         except BaseException as failure:
+            if goes_through(failure):
+                raise
             logger.exception("error handler %s failed", handler.name)
             failed = failure
         internal = InternalServerError()
@@ -145,9 +146,11 @@ class FailureHandler(ResponseSender):
         if last is not None and last is not handler:
             try:
                 return await self.invoke_error_handler(last, ctx, internal, ws)
-            except (ExpectingNoResponse, PeerGone, *THROUGH):
+            except (ExpectingNoResponse, PeerGone):
                 raise
-            except BaseException:
+            except BaseException as failure:
+                if goes_through(failure):
+                    raise
                 logger.exception("error handler %s failed", last.name)
         return self.internal_error(ctx.request, failed if ws is None else None)
 
@@ -190,9 +193,9 @@ class FailureHandler(ResponseSender):
             if not isinstance(response, WerkzeugResponse):
                 raise TypeError(f"get_response returned {type(response).__name__}")
             return response
-        except THROUGH:
-            raise
         except BaseException as failure:
+            if goes_through(failure):
+                raise
             logger.exception("%s: %s has no response", name_of(ctx.request), safely(error, repr))
             return self.internal_error(ctx.request, failure)
 
@@ -276,6 +279,18 @@ def safely(value: object, text_of: Callable[[Any], str] = str) -> str:
 def internal_error() -> WerkzeugResponse:
     """Return the plainest answer."""
     return InternalServerError().get_response()
+
+
+def goes_through(error: BaseException) -> bool:
+    """
+    Whether an error ends the request's task or the program, and so is never turned into an answer.
+
+    The cancellation of something that this task has awaited does not: it is an error like others.
+    """
+    if isinstance(error, asyncio.CancelledError):
+        task = asyncio.current_task()
+        return task is None or task.cancelling() > 0
+    return isinstance(error, GeneratorExit | KeyboardInterrupt)
 
 
 def gone() -> WerkzeugResponse:

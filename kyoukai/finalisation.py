@@ -25,7 +25,7 @@ from kyoukai.conditional import (
     selected_range,
 )
 from kyoukai.exceptions import PeerGone
-from kyoukai.failures import THROUGH, FailureHandler, name_of, safely
+from kyoukai.failures import FailureHandler, goes_through, name_of, safely
 from kyoukai.security_headers import SecurityHeaders
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
     from kyoukai.app import Kyoukai
     from kyoukai.config import ServerConfig
-    from kyoukai.sending import Plain
+    from kyoukai.util import Plain
     from kyoukai.wrappers import Request
 
     #: Takes a response and its request; returns None, or another response.
@@ -136,9 +136,9 @@ class Finaliser(FailureHandler):
                 if not isinstance(outcome, WerkzeugResponse | None):
                     raise TypeError(f"a finalizer returned {type(outcome).__name__}")
                 response = changed if outcome is None else outcome
-            except (PeerGone, *THROUGH):
-                raise
-            except BaseException:
+            except BaseException as error:
+                if isinstance(error, PeerGone) or goes_through(error):
+                    raise
                 name = getattr(step, "__qualname__", None) or safely(step, repr)
                 logger.exception("%s: finalizer %s failed", name_of(request), name)
         return response

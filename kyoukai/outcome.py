@@ -61,7 +61,7 @@ async def settle(
             if is_stopping:
                 stream.reset("cancelled")
             elif stream.sending is IDLE or stream.sending is OPEN:
-                logger.error("%s: %s was cancelled", request_line(stream), who)
+                logger.error("%s: %s was cancelled", request_line(stream), who, exc_info=error)
         elif isinstance(error, KeyboardInterrupt):
             raise error
         else:

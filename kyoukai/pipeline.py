@@ -3,7 +3,7 @@
 
 Each step is a method to override. A pipeline that overrides none of them takes a shorter way with
 the same steps: a plain answer (a string, bytes, JSON) then goes to the wire without ever becoming
-a ``Response``, and what nobody listens to is not called.
+a ``Response``, unless somebody is to see that, and what nobody listens to is not called.
 """
 
 from __future__ import annotations
@@ -23,26 +23,29 @@ from kyoukai.exceptions import (
     ExpectingNoResponse,
     InvalidResponse,
     PeerGone,
-    UpstreamError,
 )
-from kyoukai.failures import THROUGH, InsufficientStorage, gone, internal_error, name_of, safely
+from kyoukai.failures import (
+    InsufficientStorage,
+    goes_through,
+    gone,
+    name_of,
+)
 from kyoukai.finalisation import duplicate
 from kyoukai.proxied import ProxyResponse
 from kyoukai.route import UNSET
-from kyoukai.sending import response_lines
 from kyoukai.sockets import SocketPipeline
 from kyoukai.steps import announce
 from kyoukai.stream import CLOSED, IDLE
 from kyoukai.util import plain_response, wrap_response
-from kyoukai.wrappers import Response
+from kyoukai.wrappers import Response, response_lines
 from kyoukai.wsgi import application_path
 
 if TYPE_CHECKING:
     from kyoukai.app import Kyoukai
     from kyoukai.blueprint import Hit
     from kyoukai.config import ServerConfig
-    from kyoukai.sending import Plain
     from kyoukai.stream import StreamState
+    from kyoukai.util import Plain
     from kyoukai.wrappers import Request
 
 __all__ = ("InsufficientStorage", "RequestPipeline")
@@ -93,7 +96,11 @@ class RequestPipeline(SocketPipeline):
         return request
 
     async def get_request(self, stream: StreamState) -> Request:
-        """Make the request of a stream."""
+        """
+        Make the request of a stream.
+
+        :param stream: the stream
+        """
         return self.app.request_class(stream, self.settings)
 
     async def start_response(
@@ -102,6 +109,7 @@ class RequestPipeline(SocketPipeline):
         """
         Handle a request and send the response.
 
+        :param request: the request
         :param response: a response to send instead of handling the request
         """
         if response is None and self.debugger is not None:
@@ -124,6 +132,7 @@ class RequestPipeline(SocketPipeline):
         """
         Match the request, run hooks and handler, and return the response.
 
+        :param request: the request
         :raises ExpectingNoResponse: if a handler has taken the connection over
         """
         ctx = self._new_context(self.app, request, request.parent_context)
@@ -145,32 +154,41 @@ class RequestPipeline(SocketPipeline):
         """
         Produce a response, whatever fails.
 
+        :param request: the request
         :param producer: makes the response
         :param processor: changes it; if that fails, the response goes out unchanged
         :raises ExpectingNoResponse: if a handler has taken the connection over
         """
         try:
             response = await producer(request)
-        except (ExpectingNoResponse, *THROUGH):
+        except ExpectingNoResponse:
             raise
         except PeerGone:
             return gone()
         except BaseException as error:
+            if goes_through(error):
+                raise
             logger.exception("%s failed", name_of(request))
             response = self.internal_error(request, error)
         if processor is not None:
             try:
                 response = await processor(duplicate(response))
-            except THROUGH:
-                raise
-            except BaseException:
+            except BaseException as error:
+                if goes_through(error):
+                    raise
                 logger.exception("%s: its response could not be processed", name_of(request))
         return response
 
     async def apply_middlewares_to_response(
         self, response: WerkzeugResponse, request: Request
     ) -> WerkzeugResponse:
-        """Pass a response back through the middlewares; a place for what every one should get."""
+        """
+        Pass a response back through the middlewares; a place for what every one should get.
+
+        :param response: the response, which may be changed
+        :param request: its request
+        :return: the response, or another one in its place
+        """
         ctx = request.context
         if not isinstance(ctx, HTTPRequestContext):
             return response
@@ -186,6 +204,8 @@ class RequestPipeline(SocketPipeline):
         """
         Send a response; if it cannot be sent, a 500 in its place.
 
+        :param response: the response
+        :param stream: where it goes
         :param request: its request
         :param disable_logging: keep faults of the response out of the log
         :raises PeerGone: if the client left
@@ -193,41 +213,7 @@ class RequestPipeline(SocketPipeline):
         try:
             await self.send_on(response, stream, request)
         except BaseException as error:
-            ctx = None if request is None else request.context
-            if isinstance(ctx, HTTPRequestContext) and ctx.exception is None:
-                ctx.exception = error
-            if isinstance(error, (PeerGone, *THROUGH)):
-                raise
-            if not (disable_logging or isinstance(error, UpstreamError)):  # which has been logged
-                illegal = isinstance(error, InvalidResponse | UnicodeError)
-                logger.error(
-                    "%s: its response cannot be sent: %s",
-                    stream.head.target.decode("latin-1") if request is None else
-                    name_of(request),
-                    safely(error),
-                    exc_info=None if illegal else error,
-                )  # fmt: skip
-            if stream.sending is not IDLE:
-                stream.reset("the response is not whole")
-                return
-            await self._send_internal_error(error, stream, request)
-
-    async def _send_internal_error(
-        self, error: BaseException, stream: StreamState, request: Request | None
-    ) -> None:
-        """Send a 500 in place of a response that cannot be sent, without trailers of its own."""
-        response = self.internal_error(request, error)
-        try:
-            response = await self.finalize_response(response, request)
-            await self.send_on(response, stream, None)
-        except (PeerGone, *THROUGH):
-            raise
-        except BaseException:
-            logger.exception("%s: its 500 cannot be sent", name_of(request) if request else "500")
-            if stream.sending is IDLE:
-                await self.send_on(internal_error(), stream, None)
-            else:
-                stream.reset("the response is not whole")
+            await self.cannot_send(error, stream, request, disable_logging)
 
     async def handle_connection_upgrade(
         self,
@@ -245,6 +231,7 @@ class RequestPipeline(SocketPipeline):
             by default the proxy's setting
         :param protocol_receive_buffer: bytes that may wait in each direction; by default the
             proxy's setting
+        :raises PeerGone: if the client left
         """
         try:
             headers = response_lines(response.headers)
@@ -262,38 +249,77 @@ class RequestPipeline(SocketPipeline):
         return self._lean and not self._finalizes_all and not self.app.root.uses_middleware
 
     async def run(self, stream: StreamState) -> None:
-        """Answer a stream: what the interface calls."""
-        app = self.app
-        if not self._lean or app.root.uses_middleware:
-            request = await self(stream)
-            if self._lean:
-                request.context = None  # as below
+        """
+        Answer a stream: what the interface calls.
+
+        :param stream: the client's request, and where its answer goes
+        """
+        if not self._lean or (stream.upgradable and stream.forward is not None):
+            # Also for what a proxy may upgrade, which is a step of its own.
+            try:
+                await self(stream)
+            except PeerGone:
+                raise
+            except Exception:  # which has been logged
+                if stream.sending is IDLE:
+                    await self.send_on(self.internal_error(), stream, None)
+                else:
+                    stream.reset("the response is not whole")
             return
         request = self._new_request(stream, self.settings)
-        ctx = self._new_context(app, request, self.parent_context)
+        request.pipeline = self
+        ctx = self._new_context(self.app, request, self.parent_context)
         request.context = ctx
         touched = ctx.__dict__  # its attributes cost much more: Asphalt's contexts look upwards
         set_current(ctx)  # the task is this request's own: nothing to take back
         try:
             answer = await self._respond(ctx, request)
+            for bound in touched.get("entered_middlewares", ()):
+                if bound.response is not None:
+                    response = self.as_response(answer)
+                    answer = await self.apply_middlewares_to_response(response, request)
+                    break
             if self._finalizes_all and type(answer) is tuple:
                 answer = self._finalize_plain(answer, request)
             if type(answer) is tuple and "trailers" not in touched:
                 if not stream.send_now(*answer):
                     await stream.send_response(*answer)
             else:
-                response = self.as_response(answer)
-                if self._finalizes_all or has_validator(response.headers):
-                    response = await self.finalize_response(response, request)
-                await self.send_response(response, stream, request)
+                await self._send_lean(self.as_response(answer), stream, request)
         except ExpectingNoResponse:
             pass
-        except InvalidResponse:  # of a plain answer; the long way says what is wrong
-            await self.send_response(self.as_response(answer), stream, request)
+        except InvalidResponse as error:  # of a plain answer
+            await self.cannot_send(error, stream, request)
         finally:
             if "_teardown_callbacks" in touched:
                 await self.close_context(request)
             request.context = None  # each refers to the other: nothing is left to the collector
+
+    async def _send_lean(
+        self, response: WerkzeugResponse, stream: StreamState, request: Request
+    ) -> None:
+        """Finalise a response and send it, as an answer that is none if it can be one."""
+        ctx = request.context
+        try:
+            if self._finalizes_all or (response.is_sequence and has_validator(response.headers)):
+                response = await self.finalize_response(response, request)
+            has_trailers = ctx is None or "trailers" in ctx.__dict__
+            plain = None if has_trailers else self.as_plain(response, stream)
+        except BaseException as error:
+            if isinstance(error, PeerGone) or goes_through(error):
+                raise
+            plain = None  # the long way fails as well, and says so
+        if plain is None:
+            await self.send_response(response, stream, request)
+            return
+        try:
+            try:
+                if not stream.send_now(*plain):
+                    await stream.send_response(*plain)
+            finally:
+                response.close()
+        except BaseException as error:
+            await self.cannot_send(error, stream, request)
 
     # -- Match, hooks, handler -----------------------------------------------------------------
 
@@ -387,7 +413,7 @@ class RequestPipeline(SocketPipeline):
             raise
         except BaseException as error:
             ctx.exception = error
-            if isinstance(error, THROUGH):
+            if goes_through(error):
                 raise
             return await self.handle_error(ctx, error)
 

@@ -8,30 +8,23 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from werkzeug.datastructures import Headers
 
-from kyoukai.rules import bodyless
-from kyoukai.wrappers import Response
+from kyoukai.rules import REPRESENTATION_FIELDS
+from kyoukai.wrappers import Response, lazy, response_lines, text_headers
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
 
     from kyoukai.rules import Header
+    from kyoukai.util import Plain
 
 __all__ = ("ProxyResponse", "ProxySource")
-
-
-#: Headers that speak of the bytes of a body, and of no others.
-_OF_THE_BODY = ("Content-Encoding", "Content-Range", "Digest", "ETag", "Trailer")
 
 
 class ProxySource(Protocol):
     """What a :class:`ProxyResponse` comes from: a request at a server."""
 
-    @property
-    def complete(self) -> bool:
-        """Whether all of the answer has come."""
-
-    def take(self) -> bytes:
-        """Return what has come of the body."""
+    def whole_body(self, method: str, status: int) -> bytes | None:
+        """Return the body if all of the answer is there, and give back the connection."""
 
     @property
     def trailers(self) -> Sequence[Header]:
@@ -58,14 +51,19 @@ class ProxyResponse(Response):
 
     :param source: the request at the server
     :param status: the server's status; 101 if it has agreed to an upgrade
-    :param headers: the server's headers
+    :param lines: the server's headers, without its Content-Length
+    :param length: its Content-Length, if it says so
     """
 
     default_mimetype = None
 
-    def __init__(self, source: ProxySource, status: int, headers: Sequence[Header]) -> None:
-        pairs = [(name.decode("latin-1"), value.decode("latin-1")) for name, value in headers]
-        super().__init__(source, status, Headers(pairs))  # type: ignore[arg-type]
+    def __init__(
+        self, source: ProxySource, status: int, lines: Sequence[Header], length: int | None = None
+    ) -> None:
+        super().__init__(source, status)  # type: ignore[arg-type]
+        del self.headers  # Werkzeug's: these are made of the server's when somebody looks at them
+        self._lines = lines
+        self._length = length
         #: The request at the server.
         self.source = source
         #: Whether the server has agreed to an upgrade.
@@ -74,21 +72,59 @@ class ProxyResponse(Response):
     def __repr__(self) -> str:
         return f"<ProxyResponse {self.status}>"
 
+    @lazy
+    def headers(self) -> Headers:
+        """The headers."""
+        return text_headers(self.lines())
+
+    def as_plain(self, method: str) -> Plain | None:
+        """
+        Return an answer that is here as a whole as one that is no response.
+
+        Its body is taken: nothing but this can be sent then.
+
+        :param method: the request's method
+        :return: None if there is more to come, or another body was put in the server's place
+        :raises InvalidResponse: if a header that was put in cannot be on the wire
+        """
+        body = self.whole_body(method)
+        if body is None:
+            return None
+        lines = self._lines
+        if "headers" in self.__dict__:
+            lines = response_lines(self.headers, len(body))
+        return self.status_code, tuple(lines), body
+
+    def lines(self) -> Sequence[Header]:
+        """
+        Return the headers as a stream takes them.
+
+        :raises InvalidResponse: if one that was put in cannot be on the wire
+        """
+        if "headers" in self.__dict__:
+            return response_lines(self.headers)
+        if self._length is None:
+            return self._lines
+        return (*self._lines, (b"content-length", b"%d" % self._length))
+
     @property
     def is_passed_on(self) -> bool:
         """Whether the body is still the server's."""
         source: Any = self.source
         return self.response is source
 
-    def is_whole(self, method: str) -> bool:
+    def whole_body(self, method: str) -> bytes | None:
         """
-        Whether all of the server's answer is there, to be sent at once.
+        Return the body if all of the server's answer is there, to be sent at once.
+
+        The connection to the server is given back: another request need not wait for this client.
 
         :param method: the request's method
+        :return: None if there is more to come, or another body was put in the server's place
         """
-        if not self.is_passed_on or bodyless(method, self.status_code):
-            return False
-        return self.source.complete and not self.source.trailers
+        if not self.is_passed_on:
+            return None
+        return self.source.whole_body(method, self.status_code)
 
     @property
     def is_upgrade(self) -> bool:
@@ -110,7 +146,7 @@ class ProxyResponse(Response):
         :param value: the body; what the headers say of the server's alone is removed
         """
         super().set_data(value)
-        for name in _OF_THE_BODY:
+        for name in (*REPRESENTATION_FIELDS, "Trailer"):
             self.headers.remove(name)
 
     def get_wsgi_headers(self, environ: dict[str, Any]) -> Headers:

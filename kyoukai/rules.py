@@ -18,8 +18,11 @@ from urllib.parse import unquote_to_bytes
 from kyoukai.exceptions import InvalidResponse, ProtocolError
 
 __all__ = (
+    "CONTENT_DIGESTS",
+    "DIGESTS",
     "FORWARDED",
     "HOP_BY_HOP",
+    "REPRESENTATION_FIELDS",
     "Header",
     "apply_forwarded",
     "bodyless",
@@ -58,6 +61,19 @@ FORWARDED = frozenset(
 )
 #: Headers of an answer that belong to the connection, which is the server's.
 HOP_BY_HOP = frozenset((b"connection", b"keep-alive", b"proxy-connection", b"transfer-encoding"))
+#: Digests of the bytes that are sent (RFC 9530 section 2), and of all that they belong to.
+CONTENT_DIGESTS = ("Content-Digest", "Content-MD5")
+DIGESTS = (*CONTENT_DIGESTS, "Digest", "Repr-Digest")
+#: Headers that are true of one body, and of no other in its place.
+REPRESENTATION_FIELDS = (
+    *DIGESTS,
+    "Accept-Ranges",
+    "Content-Encoding",
+    "Content-Location",
+    "Content-Range",
+    "ETag",
+    "Last-Modified",
+)
 #: Fields that frame or route a message, which a trailer may not (RFC 9110 section 6.5.1).
 _NO_TRAILERS = frozenset((b"content-length", b"host", b"transfer-encoding", b"trailer"))
 
@@ -330,8 +346,12 @@ def _check_fields(headers: Iterable[Header]) -> None:
 
 
 def bodyless(method: str, status: int) -> bool:
-    """Whether a response has no body on the wire, whatever is sent (RFC 9110 section 6.4.1)."""
-    return method == "HEAD" or status in (204, 304)
+    """
+    Whether a response has no body on the wire, whatever is sent (RFC 9110 section 6.4.1).
+
+    One with 205 must not have any either (section 15.3.6), but it needs a Content-Length of 0.
+    """
+    return method == "HEAD" or status in (204, 205, 304)
 
 
 def content_length(method: str, status: int, declared: int | None, size: int) -> int | None:
@@ -346,6 +366,8 @@ def content_length(method: str, status: int, declared: int | None, size: int) ->
     """
     if status == 204:
         return None
+    if status == 205:
+        return 0
     if bodyless(method, status):
         return size if declared is None and (size or status != 304) else declared
     if declared is not None and declared != size:

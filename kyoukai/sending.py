@@ -6,32 +6,39 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable
 from contextvars import copy_context
 from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Any
 
-from kyoukai.exceptions import InvalidResponse, StreamError
+from werkzeug.wrappers import Response as WerkzeugResponse
+
+from kyoukai.exceptions import StreamError
 from kyoukai.proxied import ProxyResponse
 from kyoukai.rules import bodyless, check_trailers
 from kyoukai.stream import IDLE
+from kyoukai.wrappers import response_lines, text_headers
 from kyoukai.wsgi import create_wsgi_environment
 
 if TYPE_CHECKING:
-    from werkzeug.wrappers import Response as WerkzeugResponse
+    from collections.abc import Sequence
 
     from kyoukai.app import Kyoukai
     from kyoukai.config import ServerConfig
     from kyoukai.rules import Header
     from kyoukai.stream import StreamState
+    from kyoukai.util import Plain
     from kyoukai.wrappers import Request
 
-    #: An answer that needs no ``Response``: status, constant headers, body.
-    Plain = tuple[int, tuple[Header, ...], bytes]
-
-__all__ = ("ResponseSender", "response_lines")
+__all__ = ("ResponseSender",)
 
 _END = object()
+_get_wsgi_headers = WerkzeugResponse.get_wsgi_headers
+#: Headers whose values Werkzeug escapes when they are sent.
+_PUT_RIGHT = frozenset(("location", "content-location"))
+#: Headers remembered as lines, each time with the Content-Length that was left out.
+_known_lines: dict[tuple[tuple[str, str], ...], tuple[tuple[Header, ...], int | None]] = {}
+_REMEMBERED = 256
 
 
 class ResponseSender:
@@ -76,12 +83,31 @@ class ResponseSender:
         """Return an answer as a response, for who must look at it or change it."""
         if not isinstance(answer, tuple):
             return answer
-        status, headers, body = answer
-        response = self.app.response_class(body, status)
-        response.headers.clear()
-        for name, value in headers:
-            response.headers.add(name.decode(), value.decode())
+        status, lines, body = answer
+        response = self.app.response_class([body], status, text_headers(lines))
+        if not body:
+            response.headers = text_headers(lines)  # without a Content-Type that nobody has given
         return response
+
+    def as_plain(self, response: WerkzeugResponse, stream: StreamState) -> Plain | None:
+        """
+        Return a response as an answer that is none, for the quicker way to the wire.
+
+        :return: None if its body streams, or Werkzeug or its class would change its headers on
+            their way out
+        :raises InvalidResponse: if one of its headers cannot be on the wire
+        """
+        if isinstance(response, ProxyResponse):
+            return response.as_plain(stream.head.method)
+        if (
+            not response.is_sequence
+            or type(response).get_wsgi_headers is not _get_wsgi_headers
+            or bodyless("", response.status_code)
+        ):
+            return None
+        body = b"".join(response.iter_encoded())
+        lines = _constant_lines(tuple(response.headers), len(body))
+        return None if lines is None else (response.status_code, lines, body)
 
     # -- Sending -------------------------------------------------------------------------------
 
@@ -95,12 +121,13 @@ class ResponseSender:
         :raises InvalidResponse: if its head may not be sent; another may then be
         :raises PeerGone: if the client left
         """
+        headers: Sequence[Header]
         trailers = _trailers(request)
         run: Callable[..., Any] = copy_context().run  # an iterable's steps share one context
         try:
             proxied = response if isinstance(response, ProxyResponse) else None
             if proxied is not None and proxied.is_passed_on:
-                headers = response_lines(response.headers)  # as they are: no environ is needed
+                headers = proxied.lines()  # as they are: no environ is needed
             else:
                 environ = create_wsgi_environment(stream) if request is None else request.environ
                 headers = response_lines(response.get_wsgi_headers(environ))
@@ -109,11 +136,11 @@ class ResponseSender:
                 body = b"".join(response.iter_encoded())
                 await stream.send_response(status, headers, body)
                 return
-            if proxied is not None and not trailers and proxied.is_whole(stream.head.method):
-                body = proxied.source.take()
-                proxied.source.close()  # another request need not wait for this client
-                await stream.send_response(status, headers, body)
-                return
+            if proxied is not None and not trailers:
+                whole = proxied.whole_body(stream.head.method)
+                if whole is not None:
+                    await stream.send_response(status, headers, whole)
+                    return
             if trailers:
                 check_trailers(response_lines(trailers))
                 headers = [pair for pair in headers if pair[0].lower() != b"content-length"]
@@ -146,7 +173,7 @@ class ResponseSender:
         next_piece: Callable[[], Awaitable[Any]],
         stream: StreamState,
         status: int,
-        headers: list[Header],
+        headers: Sequence[Header],
         at_once: bool,
     ) -> None:
         """
@@ -194,11 +221,11 @@ _is_known_coroutine_function = lru_cache(maxsize=1024)(inspect.iscoroutinefuncti
 
 
 def _no_stop(work: Callable[[], Any]) -> Any:
-    """Call something in a thread; a future cannot hold a ``StopIteration``."""
+    """Call something in a thread; who awaits it would not survive what ends generators."""
     try:
         return work()
-    except StopIteration as error:
-        raise RuntimeError("StopIteration was raised in a thread") from error
+    except (StopIteration, GeneratorExit) as error:
+        raise RuntimeError(f"{type(error).__name__} was raised in a thread") from error
 
 
 def _trailers(request: Request | None) -> Any:
@@ -208,20 +235,29 @@ def _trailers(request: Request | None) -> Any:
     return request.context.__dict__.get("trailers", ())
 
 
-def response_lines(headers: Iterable[tuple[str, str]]) -> list[Header]:
+def _constant_lines(headers: tuple[tuple[str, str], ...], size: int) -> tuple[Header, ...] | None:
     """
-    Return headers as a stream takes them.
+    Return headers as a stream takes them: for those that have come before, the same tuple again.
 
     :param headers: names and values
+    :param size: bytes of the body; a Content-Length that says so is left out
+    :return: None if Werkzeug would put one of them right
     :raises InvalidResponse: if one cannot be on the wire
     """
-    try:
-        return [(name.encode("ascii"), value.encode("latin-1")) for name, value in headers]
-    except UnicodeEncodeError as error:
-        raise InvalidResponse(f"a header is not in Latin-1: {error.object!r}") from None
+    known = _known_lines.get(headers)
+    if known is not None and (known[1] is None or known[1] == size):
+        return known[0]
+    if any(name.lower() in _PUT_RIGHT for name, _ in headers):
+        return None
+    lines = tuple(response_lines(headers, size))
+    if not any(name.lower() == "set-cookie" for name, _ in headers):  # which is for one client
+        if len(_known_lines) >= _REMEMBERED:
+            _known_lines.clear()
+        _known_lines[headers] = lines, None if len(lines) == len(headers) else size
+    return lines
 
 
-def _send_head_early(stream: StreamState, status: int, headers: list[Header]) -> None:
+def _send_head_early(stream: StreamState, status: int, headers: Sequence[Header]) -> None:
     """Send a head whose body has not come; if that fails, whoever sends it next hears of it."""
     if stream.sending is IDLE:
         try:

@@ -8,7 +8,6 @@ it, a close code.
 
 from __future__ import annotations
 
-import asyncio
 from typing import TYPE_CHECKING
 
 from werkzeug.exceptions import HTTPException
@@ -21,7 +20,7 @@ from kyoukai.context import (
     set_current,
 )
 from kyoukai.exceptions import PeerGone, WebSocketDisconnected
-from kyoukai.failures import THROUGH
+from kyoukai.failures import goes_through
 from kyoukai.steps import PipelineSteps, announce
 from kyoukai.util import wrap_response
 from kyoukai.websocket import WebSocket
@@ -96,7 +95,7 @@ class SocketPipeline(PipelineSteps):
             current = ws.request.context  # a hook may have put another in place
             ctx = current if isinstance(current, HTTPRequestContext) else ctx
             ctx.exception = error
-            if isinstance(error, THROUGH) and not (ws.ready and _is_anothers(error)):
+            if goes_through(error):
                 raise
             try:
                 await self._close_after(ctx, ws, error)
@@ -192,12 +191,6 @@ class SocketPipeline(PipelineSteps):
         response = await self.finalize_response(response, ws.request)
         await self.send_on(response, ws.stream, ws.request)
         ws.denied()
-
-
-def _is_anothers(error: BaseException) -> bool:
-    """Whether it is the cancellation of a task that the handler has awaited: just an error."""
-    task = asyncio.current_task()
-    return isinstance(error, asyncio.CancelledError) and not (task and task.cancelling())
 
 
 def _socket_context_class(

@@ -1,7 +1,8 @@
 """
 ``PipelineSteps``: what the ways of a request and of a socket through the pipeline have in common.
 
-Making contexts, announcing signals, and calling middlewares on the way in and out.
+Making contexts, announcing signals, calling middlewares on the way in and out, and answering what
+cannot be sent.
 """
 
 from __future__ import annotations
@@ -11,9 +12,10 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from kyoukai.context import HTTPRequestContext, context_factory, listens
-from kyoukai.exceptions import PeerGone
-from kyoukai.failures import THROUGH, name_of, safely
+from kyoukai.exceptions import InvalidResponse, PeerGone, UpstreamError
+from kyoukai.failures import goes_through, internal_error, name_of, safely
 from kyoukai.finalisation import Finaliser
+from kyoukai.stream import CLOSED, IDLE
 from kyoukai.util import wrap_response
 
 if TYPE_CHECKING:
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
     from kyoukai.app import Kyoukai
     from kyoukai.config import ServerConfig
     from kyoukai.middleware import Bound
+    from kyoukai.stream import StreamState
     from kyoukai.wrappers import Request
 
 __all__ = ("PipelineSteps", "announce")
@@ -130,17 +133,77 @@ class PipelineSteps(Finaliser):
                 if outcome is not None:
                     app = self.app
                     response = wrap_response(outcome, app.response_class, app.media_handlers)
-            except THROUGH:
-                raise
             except PeerGone:
                 pass
-            except BaseException:
+            except BaseException as error:
+                if goes_through(error):
+                    raise
                 logger.exception(
                     "%s: process_response of %s failed",
                     name_of(ctx.request),
                     safely(bound.middleware, repr),
                 )
         return response
+
+    # -- What cannot be sent -------------------------------------------------------------------
+
+    async def cannot_send(
+        self,
+        error: BaseException,
+        stream: StreamState,
+        request: Request | None,
+        disable_logging: bool = False,
+    ) -> None:
+        """
+        Send a 500 in place of a response that cannot be sent, or reset what is not whole.
+
+        :param error: why it cannot be sent
+        :param stream: where it would go
+        :param request: its request
+        :param disable_logging: keep the error out of the log
+        :raises PeerGone: if the client left
+        """
+        ctx = None if request is None else request.context
+        if isinstance(ctx, HTTPRequestContext) and ctx.exception is None:
+            ctx.exception = error
+        if isinstance(error, PeerGone) or goes_through(error):
+            raise error
+        if not (disable_logging or isinstance(error, UpstreamError)):  # which has been logged
+            illegal = isinstance(error, InvalidResponse | UnicodeError)
+            logger.error(
+                "%s: its response %s: %s",
+                stream.head.target.decode("latin-1") if request is None else name_of(request),
+                "cannot be closed" if stream.sending is CLOSED else "cannot be sent",
+                safely(error),
+                exc_info=None if illegal else error,
+            )
+        if stream.sending is not IDLE:
+            stream.reset("the response is not whole")
+        else:
+            await self._send_failure(error, stream, request)
+
+    async def _send_failure(
+        self, error: BaseException, stream: StreamState, request: Request | None
+    ) -> None:
+        """Answer that a response cannot be sent, without trailers of its own."""
+        ctx = None if request is None else request.context
+        if isinstance(error, UpstreamError) and isinstance(ctx, HTTPRequestContext):
+            response = await self.handle_error(ctx, error)
+        else:
+            response = self.internal_error(request, error)
+        try:
+            response = await self.finalize_response(response, request)
+            await self.send_on(response, stream, None)
+        except PeerGone:
+            raise
+        except BaseException as failure:
+            if goes_through(failure):
+                raise
+            logger.exception("%s: its 500 cannot be sent", name_of(request) if request else "500")
+            if stream.sending is IDLE:
+                await self.send_on(internal_error(), stream, None)
+            else:
+                stream.reset("the response is not whole")
 
 
 def announce(signals: tuple[Any, Any], ctx: HTTPRequestContext, **values: Any) -> None:

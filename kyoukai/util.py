@@ -31,9 +31,11 @@ from werkzeug.wrappers import Response
 from kyoukai.media import JSON, MediaHandlers, encode_json, writing_failed
 from kyoukai.rules import Header
 
-__all__ = ("as_html", "as_json", "as_plaintext", "plain_response", "wrap_response")
+__all__ = ("Plain", "as_html", "as_json", "as_plaintext", "plain_response", "wrap_response")
 
 HeadersValue: TypeAlias = Mapping[str, str | Iterable[str]] | Iterable[tuple[str, str]]
+#: An answer that needs no ``Response``: status, headers, body.
+Plain: TypeAlias = tuple[int, tuple[Header, ...], bytes]
 
 TEXT = "text/plain; charset=utf-8"
 HTML = "text/html; charset=utf-8"
@@ -100,9 +102,7 @@ def _make(
 # -- For the pipeline --------------------------------------------------------------------------
 
 
-def plain_response(
-    value: Any, handlers: MediaHandlers = _DEFAULTS
-) -> tuple[int, tuple[Header, ...], bytes] | None:
+def plain_response(value: Any, handlers: MediaHandlers = _DEFAULTS) -> Plain | None:
     """
     Return status, headers and body of a simple answer, without making a ``Response``.
 

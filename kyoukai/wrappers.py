@@ -7,7 +7,7 @@ environ first of all, when it is first read.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, overload
 
 from werkzeug.datastructures import (
@@ -28,6 +28,7 @@ from werkzeug.wrappers import Request as WerkzeugRequest
 from werkzeug.wrappers import Response as WerkzeugResponse
 
 from kyoukai.config import ServerConfig
+from kyoukai.exceptions import InvalidResponse
 from kyoukai.media import MediaHandlers
 from kyoukai.stream import StreamState
 from kyoukai.wsgi import application_path, create_wsgi_environment
@@ -41,7 +42,7 @@ if TYPE_CHECKING:
     from kyoukai.rules import Header
     from kyoukai.stream import RequestHead
 
-__all__ = ("Part", "Request", "Response", "lazy")
+__all__ = ("Part", "Request", "Response", "lazy", "response_lines", "text_headers")
 
 T = TypeVar("T")
 
@@ -302,7 +303,7 @@ class Request(WerkzeugRequest):
         """The request's trailers, complete after the body."""
         if self.state is None:
             return Headers()
-        return _to_headers(self.state.trailers)
+        return text_headers(self.state.trailers)
 
 
 class Part:
@@ -391,5 +392,32 @@ class Response(WerkzeugResponse):
     """
 
 
-def _to_headers(pairs: Sequence[Header]) -> Headers:
-    return Headers([(name.decode("latin-1"), value.decode("latin-1")) for name, value in pairs])
+def text_headers(lines: Sequence[Header]) -> Headers:
+    """
+    Return header lines as Werkzeug has them.
+
+    :param lines: names and values as they are on the wire
+    """
+    headers = Headers()
+    # What its constructor does, without asking each value whether it is one line: it was a line.
+    headers._list = [(name.decode("latin-1"), value.decode("latin-1")) for name, value in lines]
+    return headers
+
+
+def response_lines(headers: Iterable[tuple[str, str]], size: int | None = None) -> list[Header]:
+    """
+    Return headers as a stream takes them.
+
+    :param headers: names and values
+    :param size: a Content-Length to leave out, as the wire writes it by itself
+    :raises InvalidResponse: if one cannot be on the wire
+    """
+    length = None if size is None else str(size)
+    try:
+        return [
+            (name.encode("ascii"), value.encode("latin-1"))
+            for name, value in headers
+            if value != length or name.lower() != "content-length"
+        ]
+    except UnicodeEncodeError as error:
+        raise InvalidResponse(f"a header is not in Latin-1: {error.object!r}") from None

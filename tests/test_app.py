@@ -538,7 +538,7 @@ async def test_whatever_fails_a_response_comes_back(
     assert response.status_code == 500
 
 
-@pytest.mark.parametrize("error", [asyncio.CancelledError, KeyboardInterrupt, ExpectingNoResponse])
+@pytest.mark.parametrize("error", [GeneratorExit, KeyboardInterrupt, ExpectingNoResponse])
 async def test_what_gets_through_process_request(error: type[BaseException]) -> None:
     app = TestKyoukai("test")
     raising(app, "/", error)

@@ -28,6 +28,8 @@ LOCAL = [
     ({"peername": ("::1", 1, 0, 0)}, {"Host": "[::1]:8000"}),
     ({"peername": ("::ffff:127.0.0.1", 1, 0, 0)}, {"Host": "app.localhost"}),
     ({"peername": "", "sockname": "/run/app.sock"}, {"Host": "localhost"}),
+    ({}, {"Origin": "http://localhost:3000"}),
+    ({}, {"Origin": "https://[::1]:3000"}),
 ]
 ELSEWHERE = [
     ({"peername": ("192.0.2.1", 1)}, {}),
@@ -41,6 +43,11 @@ ELSEWHERE = [
     ({}, {"Forwarded": "for=127.0.0.1"}),
     ({}, {"X-Real-IP": "127.0.0.1"}),
     ({}, {"Via": "1.1 proxy"}),
+    ({}, {"CDN-Loop": "cdn.example"}),
+    ({}, {"X-Client-IP": "127.0.0.1"}),
+    ({}, {"Origin": "https://example.com"}),
+    ({}, {"Origin": "https://localhost.example.com"}),
+    ({}, {"Origin": "null"}),
     ({"peername": "", "sockname": "/run/app.sock"}, {"Host": "example.com"}),
 ]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import pytest
 from h2.config import H2Configuration
@@ -187,16 +187,38 @@ async def test_handlers_of_a_conversation() -> None:
 async def test_what_goes_through_an_error_handler(error: type[BaseException], status: int) -> None:
     app = Kyoukai("test")
 
+    def stop() -> NoReturn:
+        if error is asyncio.CancelledError:
+            task.cancel()
+        raise error()
+
     @app.errorhandler(500)
     async def last(ctx: Any, exc: Any) -> str:
-        raise error()
+        stop()
 
     @app.errorhandler(404)
     async def missing(ctx: Any, exc: Any) -> str:
-        raise error() if status == 404 else KeyError()
+        if status == 404:
+            stop()
+        raise KeyError
 
+    task = asyncio.create_task(handle(app, NotFound()))
     with pytest.raises(error):
-        await handle(app, NotFound())
+        await task
+
+
+async def test_an_error_handler_that_waits_for_what_was_cancelled() -> None:
+    app = Kyoukai("test")
+
+    @app.errorhandler(404)
+    async def missing(ctx: Any, exc: Any) -> str:
+        raise asyncio.CancelledError
+
+    @app.errorhandler(500)
+    async def last(ctx: Any, exc: Any) -> str:
+        return "sorry"
+
+    assert await handle(app, NotFound()) == (500, "sorry")
 
 
 # -- A socket that is gone ---------------------------------------------------------------------

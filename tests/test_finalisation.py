@@ -49,6 +49,11 @@ def document(status: int = 200, etag: str | None = '"v1"', modified: str | None 
     return lambda: Response(BODY, status, headers)
 
 
+async def it_later() -> AsyncIterator[bytes]:
+    yield b"i"
+    yield b"t"
+
+
 async def ask(made: Any, headers: dict[str, str], method: str = "GET", **more: Any) -> Exchange:
     return await exchange(app_with(made), "/", method, headers, **more)
 
@@ -235,6 +240,23 @@ async def test_a_condition_comes_before_a_range() -> None:
     assert answer.status == 200
 
 
+@pytest.mark.parametrize(
+    ("asked", "status", "digests"),
+    [
+        ({}, 200, {"Content-Digest", "Content-MD5", "Digest", "Repr-Digest"}),
+        ({"Range": "bytes=0-1"}, 206, {"Digest", "Repr-Digest"}),
+        ({"Range": "bytes=99-"}, 416, set()),
+        ({"If-Match": '"v2"'}, 412, set()),
+    ],
+)
+async def test_a_digest_is_of_what_is_sent(
+    asked: dict[str, str], status: int, digests: set[str]
+) -> None:
+    known = dict.fromkeys(("Content-Digest", "Content-MD5", "Digest", "Repr-Digest"), "x")
+    answer = await ask(lambda: (BODY.decode(), {"ETag": '"v1"', **known}), asked)
+    assert (answer.status, known.keys() & set(answer.headers.keys())) == (status, digests)
+
+
 async def test_pieces_of_text_are_counted_in_bytes() -> None:
     made = lambda: Response(["h\u00e9", "llo"], headers={"ETag": '"v1"'})  # noqa: E731
     answer = await ask(made, {"Range": "bytes=1-3"})
@@ -371,17 +393,54 @@ async def test_a_step_of_ours_that_fails_loses_nothing(caplog: pytest.LogCapture
         assert f"finalizer Finaliser.{name} failed" in caplog.text
 
 
-@pytest.mark.parametrize("error", [asyncio.CancelledError, PeerGone])
-async def test_what_ends_a_request_passes(
-    error: type[BaseException], caplog: pytest.LogCaptureFixture
-) -> None:
+async def test_what_ends_a_request_passes(caplog: pytest.LogCaptureFixture) -> None:
     async def step(response: Response, request: Request) -> None:
-        raise error
+        raise PeerGone
 
     caplog.set_level(logging.DEBUG)
     answer = await exchange(app_with(lambda: "it", pipeline_class=with_steps(step)), "/")
     assert answer.status in (0, 500)
     assert "finalizer" not in caplog.text
+
+
+async def test_a_step_is_cancelled_with_its_request(caplog: pytest.LogCaptureFixture) -> None:
+    started, ended = asyncio.Event(), asyncio.Event()
+
+    async def step(response: Response, request: Request) -> None:
+        started.set()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            ended.set()
+
+    caplog.set_level(logging.DEBUG)
+    async with Client(app_with(lambda: "it", pipeline_class=with_steps(step))) as client:
+        connection = client.connect()
+        connection.request("GET", "/")
+        await started.wait()
+        connection.close()
+        await ended.wait()
+    assert "finalizer" not in caplog.text
+
+
+@pytest.mark.parametrize("in_thread", [False, True])
+async def test_what_a_step_waits_for_may_be_cancelled(
+    in_thread: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def step(response: Response, request: Request) -> None:
+        response.headers["X-Lost"] = "1"
+        shared = asyncio.get_running_loop().create_future()
+        shared.cancel()  # as when another request had begun it, and its client left
+        await shared
+
+    def plain(response: Response, request: Request) -> None:
+        raise asyncio.CancelledError
+
+    steps = with_steps(plain if in_thread else step, mark)
+    answer = await exchange(app_with(lambda: "it", pipeline_class=steps), "/")
+    assert (answer.status, answer.body, answer.headers["X-Mark"]) == (200, b"it", "/")
+    assert "X-Lost" not in answer.headers
+    assert f"finalizer {(plain if in_thread else step).__qualname__} failed" in caplog.text
 
 
 async def test_without_a_request_nothing_is_done() -> None:
@@ -450,6 +509,39 @@ async def test_head_gets_the_headers_of_get(made: Any, wire: str) -> None:
     for headers in (get.headers, head.headers):
         headers.pop("Date")
     assert sorted(head.headers) == sorted(get.headers)
+
+
+@pytest.mark.parametrize("wire", WIRES)
+@pytest.mark.parametrize("method", ["GET", "HEAD"])
+@pytest.mark.parametrize(
+    "made",
+    [
+        lambda: ("it", 205),
+        lambda: (None, 205),
+        lambda: Response("it", 205, {"Content-Length": "2"}),
+        lambda: Response(it_later(), 205),
+        lambda: Response(iter(["i", "t"]), 205, {"Content-Length": "2"}),
+    ],
+)
+async def test_a_205_has_no_body(made: Any, method: str, wire: str) -> None:
+    answer = await ask(made, {}, method, wire=wire)
+    assert (answer.status, answer.body, answer.whole) == (205, b"", True)
+    assert answer.headers["Content-Length"] == "0"
+
+
+@pytest.mark.parametrize("wire", WIRES)
+@pytest.mark.parametrize("rewrites", [False, True])
+@pytest.mark.parametrize(
+    "framed",
+    [b"Content-Length: 2\r\n\r\nit", b"Transfer-Encoding: chunked\r\n\r\n2\r\nit\r\n0\r\n\r\n"],
+)
+async def test_a_proxied_205_has_no_body(framed: bytes, rewrites: bool, wire: str) -> None:
+    async with ScriptedUpstream(b"HTTP/1.1 205 Reset Content\r\n" + framed) as upstream:
+        app = Kyoukai("front", middleware=Rewriting() if rewrites else ())
+        app.mount("/", Proxy(upstream.url))
+        answer = await exchange(app, "/", wire=wire)
+    assert (answer.status, answer.body, answer.whole) == (205, b"", True)
+    assert answer.headers["Content-Length"] == "0"
 
 
 @pytest.mark.parametrize("wire", WIRES)

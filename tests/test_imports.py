@@ -95,6 +95,7 @@ ROOMS = {
     "upstream_socket": "upstream",
     "upstream_connection": "upstream",
     "upstream_head": "upstream",
+    "wire": "stream",
 }
 
 #: The public faces, which are above every room, and which no room imports by name. (The entry

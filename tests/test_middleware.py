@@ -553,12 +553,45 @@ async def test_a_middleware_that_is_cancelled_on_the_way_out() -> None:
     log: list[str] = []
 
     def cancel() -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        task.cancel()
         raise asyncio.CancelledError
 
     app = TestKyoukai("test", middleware=[Watch(name, log, "response", cancel) for name in "ab"])
     with pytest.raises(asyncio.CancelledError):
-        await app.inject_request({}, "/")
+        await asyncio.create_task(app.inject_request({}, "/"))
     assert log[2:] == ["b response"]
+
+
+@pytest.mark.parametrize("where", ["request", "response"])
+async def test_the_cancellation_of_something_else_is_an_error(
+    where: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    log: list[str] = []
+
+    def cancel() -> None:  # by awaiting what was cancelled, such as a fetch that many share
+        raise asyncio.CancelledError
+
+    app = Kyoukai("test", middleware=[Watch(name, log, where, cancel) for name in "ab"])
+
+    @app.errorhandler(500)
+    async def failed(ctx: HTTPRequestContext, error: Exception) -> str:
+        return "sorry"
+
+    @app.route("/")
+    async def index(ctx: HTTPRequestContext) -> str:
+        await asyncio.gather(cancelled := asyncio.create_task(asyncio.sleep(0)), _cancel(cancelled))
+        return "never"
+
+    answer = await ask(app)
+    assert (answer.status, answer.text) == (500, "sorry")
+    assert log[-1] == "a response"
+    assert "asyncio.exceptions.CancelledError" in caplog.text
+
+
+async def _cancel(task: asyncio.Task[None]) -> None:
+    task.cancel()
 
 
 async def test_a_cancelled_request_has_no_response() -> None:

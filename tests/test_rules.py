@@ -270,7 +270,7 @@ def test_trailers_frame_nothing(name: bytes) -> None:
         ("GET", 204, True),
         ("GET", 304, True),
         ("GET", 200, False),
-        ("POST", 205, False),
+        ("POST", 205, True),
     ],
 )
 def test_bodyless(method: str, status: int, result: bool) -> None:

@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 
     from kyoukai.rules import Header
 
+    #: The head's bytes, its Content-Length, and whether it asks to close the connection.
+    Rendered = tuple[bytes, int | None, bool]
+
 __all__ = (
     "ResponseHeads",
     "http_date",
@@ -67,9 +70,9 @@ class ResponseHeads:
         self._date = b""
         # By the identity of the headers, which are kept along so that it stays theirs.
         self._whole: dict[tuple[int, int, int], tuple[bytes, tuple[Header, ...]]] = {}
-        self._known: dict[tuple[int, Sequence[Header]], tuple[bytes, int | None, bool]] = {}
+        self._known: dict[tuple[int, Sequence[Header]], tuple[Rendered, Sequence[Header]]] = {}
 
-    def render(self, status: int, headers: Sequence[Header]) -> tuple[bytes, int | None, bool]:
+    def render(self, status: int, headers: Sequence[Header]) -> Rendered:
         """
         Check and render a head.
 
@@ -80,18 +83,25 @@ class ResponseHeads:
         :raises InvalidResponse: if it may not be sent
         """
         self._tick()
+        return self._look_up(status, headers)[0]
+
+    def _look_up(
+        self, status: int, headers: Sequence[Header]
+    ) -> tuple[Rendered, Sequence[Header] | None]:
+        """Return what was rendered, now or before, and the headers that it is remembered by."""
         if type(headers) is not tuple:
-            return self._render(status, headers)
+            return self._render(status, headers), None
         key = (status, headers)
         try:
             return self._known[key]
         except KeyError:
             rendered = self._render(status, headers)
-            if len(self._known) < _REMEMBERED:
-                self._known[key] = rendered
-            return rendered
         except TypeError:  # a header that cannot be hashed is no pair of bytes
-            return self._render(status, headers)
+            return self._render(status, headers), None
+        if len(self._known) >= _REMEMBERED:
+            return rendered, None
+        self._known[key] = rendered, headers
+        return rendered, headers
 
     def whole(self, status: int, headers: tuple[Header, ...], size: int) -> bytes | None:
         """
@@ -106,15 +116,12 @@ class ResponseHeads:
         known = self._whole.get(key)
         if known is not None:
             return known[0]
-        prefix, length, close = self.render(status, headers)
-        if close or length is not None or status == 204 or status == 304:
+        (prefix, length, close), remembered = self._look_up(status, headers)
+        if close or length is not None or status in (204, 205, 304):
             return None
         head = self.with_length(prefix, size)
-        try:
-            constant = (status, headers) in self._known
-        except TypeError:
-            constant = False  # pairs that are lists may change
-        if constant and len(self._whole) < _REMEMBERED:
+        # What only equals something remembered was made for this answer, and will not come again.
+        if remembered is headers and len(self._whole) < _REMEMBERED:
             self._whole[key] = (head, headers)
         return head
 
@@ -127,7 +134,7 @@ class ResponseHeads:
             self._known.clear()
             self._whole.clear()
 
-    def _render(self, status: int, headers: Sequence[Header]) -> tuple[bytes, int | None, bool]:
+    def _render(self, status: int, headers: Sequence[Header]) -> Rendered:
         check_response_head(status, headers)
         length: int | None = None
         close = date = server = False

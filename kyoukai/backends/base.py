@@ -58,6 +58,9 @@ class BaseProtocol(asyncio.Protocol, ABC):
         by hand, as the interface of a component knows its own
     """
 
+    #: Whether an upgraded stream can be a raw tunnel.
+    has_raw_tunnels = True
+
     # Slots, because a connection has more attributes than Python keeps fast in a dict.
     __slots__ = (
         "__weakref__",
@@ -352,6 +355,11 @@ class BaseProtocol(asyncio.Protocol, ABC):
     def is_idle(self) -> bool:
         """Whether no request is in progress, not even in part."""
 
+    @property
+    def unanswered(self) -> int:
+        """How many requests have no whole answer yet."""
+        return 0 if self.is_idle() else 1
+
     @abstractmethod
     def read_timed_out(self) -> None:
         """The read deadline has passed."""
@@ -372,6 +380,10 @@ class BaseProtocol(asyncio.Protocol, ABC):
             return "localhost"
         host, port = self.server
         return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+    def peer(self, stream: StreamState) -> tuple[str, int] | None:
+        """Return address and port of whoever holds the connection; None on a unix socket."""
+        return self.client
 
     def apply_forwarded(
         self, headers: list[Header], authority: str
@@ -398,7 +410,7 @@ class BaseProtocol(asyncio.Protocol, ABC):
 
     def start_stream(self, stream: StreamState, interface: Interface | None = None) -> None:
         """
-        Answer a stream in a task of its own.
+        Answer a stream, in a task of its own unless its interface needs none.
 
         :param interface: what answers, instead of the component's interface
         """

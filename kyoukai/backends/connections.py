@@ -68,6 +68,11 @@ class Connections:
     def __len__(self) -> int:
         return len(self.open)
 
+    @property
+    def requests(self) -> int:
+        """Requests in progress; some have no task, and some tasks go on when the answer is sent."""
+        return max(len(self.tasks), sum(protocol.unanswered for protocol in self.open))
+
     def add(self, protocol: BaseProtocol) -> bool:
         """Register a connection; False if there are too many, or the server is stopping."""
         if self.closing or (self.limit is not None and len(self.open) >= self.limit):

@@ -299,6 +299,11 @@ class Http1Protocol(BaseProtocol):
         if self._half_closed and not streams:
             self.close()
 
+    @property
+    def unanswered(self) -> int:
+        """How many requests have no whole answer yet."""
+        return len(self._streams)
+
     def input_closed(self) -> None:
         """The client has closed its direction: answers are due, and no more requests come."""
         self._half_closed = True

@@ -130,9 +130,6 @@ class AsgiSocketWire(AsgiWire):
 
     # -- To the server -------------------------------------------------------------------------
 
-    #: An ASGI server has messages, and no bytes.
-    has_raw_tunnels = False
-
     def accept_upgrade(self, stream: StreamState, headers: Sequence[Header]) -> None:
         """Accept the WebSocket."""
         if stream.is_raw:

@@ -1,5 +1,5 @@
 """
-``NoTunnels``: what a wire answers about tunnels when it has none.
+``NoTunnels``: what a wire below another server answers about tunnels, and about who is there.
 """
 
 from __future__ import annotations
@@ -19,6 +19,13 @@ __all__ = ("NoTunnels",)
 
 class NoTunnels:
     """A wire below another server, which upgrades no request: no stream is upgradable."""
+
+    peer_forwards = True
+    has_raw_tunnels = False
+
+    def peer(self, stream: StreamState) -> tuple[str, int] | None:
+        """Return whom the server takes for the client."""
+        return stream.head.client
 
     def accept_upgrade(self, stream: StreamState, headers: Sequence[Header]) -> None:
         """Not here."""

@@ -227,7 +227,7 @@ class ServerGroup:
             if not idle.done():
                 if not self._aborted.is_set():
                     connections = sum(len(server.connections) for server in self.servers)
-                    requests = sum(len(server.connections.tasks) for server in self.servers)
+                    requests = sum(server.connections.requests for server in self.servers)
                     logger.warning(
                         "cutting %d connections and %d requests that did not finish in %g seconds",
                         connections,

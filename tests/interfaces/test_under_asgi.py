@@ -364,7 +364,8 @@ async def test_a_handler_that_cancels_itself_is_a_500(caplog: pytest.LogCaptureF
 
     answer = await ask(as_asgi(http_app(cancels)))
     assert answer.status == 500
-    assert "the application was cancelled" in caplog.text
+    assert "(GET '/') failed" in caplog.text
+    assert "asyncio.exceptions.CancelledError" in caplog.text
 
 
 async def test_early_hints_and_trailers_go_to_a_server_that_knows_them() -> None:

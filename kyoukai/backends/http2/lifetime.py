@@ -180,6 +180,11 @@ class H2Lifetime(FrameReceiver):
         elif not self.streams:
             self.close()
 
+    @property
+    def unanswered(self) -> int:
+        """How many requests have no whole answer yet."""
+        return len(self.streams)
+
     def is_idle(self) -> bool:
         """Whether no request is in progress, not even in part."""
         return not (self.streams or self._block)
