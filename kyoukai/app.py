@@ -193,15 +193,17 @@ class Kyoukai:
 
     def mount(self, prefix: str, application: Any, interface: str = "auto", **options: Any) -> Any:
         """
-        Let another application answer the paths below a prefix.
+        Let another application, or a server behind a proxy, answer the paths below a prefix.
 
-        Middlewares, hooks and error handlers of this one do not count there. Routes win over a
-        prefix that is not longer than what they have before their first variable.
+        Middlewares, hooks and error handlers of this one do not count there, but what a proxy
+        passes on goes through the middlewares and the error handlers. Routes win over a prefix
+        that is not longer than what they have before their first variable.
 
         :param prefix: such as ``/admin``; ``/`` for what no route matches
-        :param application: the application, or ``module:attribute`` that leads to one
-        :param interface: its kind: ``asgi``, ``kyoukai``, ``rsgi``, ``ssgi`` or ``wsgi``; ``auto``
-            finds out
+        :param application: the application, ``module:attribute`` that leads to one, a
+            :class:`~kyoukai.proxy.Proxy`, or the URL of a server that requests are passed on to
+        :param interface: its kind: ``asgi``, ``kyoukai``, ``proxy``, ``rsgi``, ``ssgi`` or
+            ``wsgi``; ``auto`` finds out
         :param options: ``factory``, ``lifespan``, ``root_path`` and ``max_body_size``, see
             :class:`~kyoukai.mount.Mount`
         :return: the application

@@ -62,7 +62,8 @@ class KyoukaiBaseComponent(Component):
     override ``get_protocol``; for connections that begin with HTTP/1.1 and turn out to speak
     HTTP/2, ``h2_protocol_class`` counts.
 
-    :param app: the application, or ``module:attribute`` that leads to one
+    :param app: the application, ``module:attribute`` that leads to one, or the URL of a server
+        that requests are passed on to
     :param ip: the address to listen on, short for one ``bind``, or one ``tls_bind`` with TLS
     :param port: the TCP port; 0 lets the system choose
     :param ssl: ``enabled``, ``ssl_certfile`` and ``ssl_keyfile`` in a mapping
@@ -81,8 +82,9 @@ class KyoukaiBaseComponent(Component):
     :param root_path: short for the setting ``root_path``
     :param pipeline: ``module:Class`` of the pipeline that the requests of a Kyoukai application or
         of a proxy pass; by default the application's own
-    :param mounts: applications below prefixes: for each prefix ``module:attribute``, or a mapping
-        of the parameters of :class:`~kyoukai.mount.Mount`
+    :param mounts: applications below prefixes: for each prefix ``module:attribute``, the URL of a
+        server, or a mapping of the parameters of :class:`~kyoukai.mount.Mount`, or of ``upstreams``
+        and the settings of a :class:`~kyoukai.proxy.Proxy`
     :raises ConfigurationError: if a key is unknown or a value cannot work
     """
 

@@ -180,7 +180,7 @@ _service = click.option(
 @click.option("--keyfile", metavar="FILE", help="Private key of the certificate, PEM.")
 @click.option(
     "--interface",
-    type=click.Choice(("auto", "kyoukai", "wsgi", "asgi", "rsgi", "ssgi")),
+    type=click.Choice(("auto", "kyoukai", "wsgi", "asgi", "rsgi", "ssgi", "proxy")),
     help="Kind of the application; auto, the default, finds out.",
 )
 @click.option("--factory", is_flag=True, default=None, help="TARGET is called for the application.")
@@ -212,7 +212,7 @@ _service = click.option(
     multiple=True,
     metavar="NAME=VALUE",
     callback=_parse_settings,
-    help="Any other setting of the server; may be given several times.",
+    help="Any other setting of the server, or of a proxy; may be given several times.",
 )
 def run_command(
     target: str,

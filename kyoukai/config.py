@@ -13,10 +13,10 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from kyoukai.config_checks import check_ranges, convert_field
+from kyoukai.config_checks import check_server
 from kyoukai.exceptions import ConfigurationError
 
-__all__ = ("ServerConfig", "check_keys", "convert_field", "nearest_name")
+__all__ = ("ServerConfig", "check_keys", "nearest_name")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -319,9 +319,9 @@ class ServerConfig:
 
     security_headers: tuple[str, ...] = ()
     """
-    Headers of all answers of native handlers that do not have them: ``"Name: value"``, or
-    ``default`` for those that :doc:`responses` lists. ``Strict-Transport-Security`` is sent over
-    TLS only.
+    Headers of all answers of native handlers and of proxies that do not have them: ``"Name:
+    value"``, or ``default`` for those that :doc:`responses` lists. ``Strict-Transport-Security``
+    is sent over TLS only.
     """
 
     error_pages: Mapping[str, str] | None = None
@@ -343,10 +343,7 @@ class ServerConfig:
     """
 
     def __post_init__(self) -> None:
-        for field in dataclasses.fields(self):
-            value = convert_field(field.name, field.type, getattr(self, field.name))
-            object.__setattr__(self, field.name, value)
-        check_ranges(self)
+        check_server(self)
 
     @classmethod
     def from_mapping(cls, settings: Mapping[str, Any]) -> ServerConfig:

@@ -1,5 +1,5 @@
 """
-What ``ServerConfig`` refuses: values of the wrong type, or outside their range.
+What ``ServerConfig`` and ``Proxy`` refuse: values of the wrong type, or outside their range.
 """
 
 from __future__ import annotations
@@ -7,15 +7,17 @@ from __future__ import annotations
 import dataclasses
 import ipaddress
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING, Any
 
 from kyoukai.exceptions import ConfigurationError
 
 if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
     from kyoukai.config import ServerConfig
 
-__all__ = ("check_ranges", "convert_field")
+__all__ = ("check_server", "convert_fields")
 
 #: Settings whose least value is not 0.
 _MINIMUM: dict[str, float] = {
@@ -59,6 +61,7 @@ _UPGRADE = re.compile(r"[!#$%&'*+\-.^_`|~0-9a-z]+(?:/[!#$%&'*+\-.^_`|~0-9a-z]+)?
 
 #: The largest window that HTTP/2 knows (RFC 9113 section 6.9.1); uvloop knows no larger buffers.
 _LARGEST = 2**31 - 1
+#: How the settings end that have this maximum.
 _WITH_MAXIMUM = ("_window", "_buffer_size", "ws_write_limit")
 
 #: What an error page may be for.
@@ -82,23 +85,43 @@ _FRAMING = frozenset(
 )
 
 
-def check_ranges(config: ServerConfig) -> None:
+def convert_fields(
+    settings: DataclassInstance,
+    minimum: Mapping[str, float],
+    above_zero: Collection[str],
+    with_maximum: tuple[str, ...],
+) -> None:
+    """
+    Give settings their declared types, and refuse numbers out of range.
+
+    :param settings: a dataclass
+    :param minimum: for each setting whose least value is not 0, what it is
+    :param above_zero: the settings that may be any number, but not 0
+    :param with_maximum: endings of the names of settings that are at most 2**31 - 1
+    :raises ConfigurationError: in one line that names the setting
+    """
+    for field in dataclasses.fields(settings):
+        name = field.name
+        value = convert_field(name, field.type, getattr(settings, name))
+        object.__setattr__(settings, name, value)  # it is frozen
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            continue
+        least = minimum.get(name, 0)
+        if not value >= least:  # also refuses NaN
+            raise ConfigurationError(f"{name} must be at least {least}, not {value}")
+        if name.endswith(with_maximum) and value > _LARGEST:
+            raise ConfigurationError(f"{name} must be at most {_LARGEST}")
+        if name in above_zero and value == 0:
+            raise ConfigurationError(f"{name} must be greater than 0")
+
+
+def check_server(config: ServerConfig) -> None:
     """
     Refuse what cannot work.
 
     :raises ConfigurationError: in one line that names the setting
     """
-    for field in dataclasses.fields(config):
-        value = getattr(config, field.name)
-        if isinstance(value, bool) or not isinstance(value, int | float):
-            continue
-        minimum = _MINIMUM.get(field.name, 0)
-        if not value >= minimum:  # also refuses NaN
-            raise ConfigurationError(f"{field.name} must be at least {minimum}, not {value}")
-        if field.name.endswith(_WITH_MAXIMUM) and value > _LARGEST:
-            raise ConfigurationError(f"{field.name} must be at most {_LARGEST}")
-        if field.name in _ABOVE_ZERO and value == 0:
-            raise ConfigurationError(f"{field.name} must be greater than 0")
+    convert_fields(config, _MINIMUM, _ABOVE_ZERO, _WITH_MAXIMUM)
     if config.client_cert_optional and config.client_ca is None:
         raise ConfigurationError("client_ca is missing: client_cert_optional is for it")
     for proxy in config.trusted_proxies:

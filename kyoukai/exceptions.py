@@ -233,7 +233,7 @@ class UpstreamTimeout(UpstreamError):
 
 
 class UpstreamBusy(UpstreamError):
-    """All connections that a proxy may have to a server are in use."""
+    """A proxy may have no more connections to a server, or this machine has no room for one."""
 
     status = 503
 

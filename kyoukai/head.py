@@ -105,6 +105,18 @@ class RequestHead:
             self.root_path,
         )
 
+    def below(self, prefix: str) -> bytes:
+        """
+        Return what comes after a prefix of the path, with its escapes.
+
+        :param prefix: what the decoded path begins with; as it was sent, any byte of it may be an
+            escape
+        """
+        raw, position = self.raw_path, 0
+        for _ in prefix.encode():
+            position += 3 if raw[position : position + 1] == b"%" else 1
+        return raw[position:]
+
     def get(self, name: bytes) -> bytes | None:
         """Return the first header of that lower-case name, or None."""
         for key, value in self.headers:

@@ -24,6 +24,7 @@ from kyoukai.config import ServerConfig
 from kyoukai.interfaces.build import interface_for
 from kyoukai.interfaces.mounts import natives_of, shut_down, start_up
 from kyoukai.memory_http1 import ClientResponse, Connection, HeaderList, header_pairs
+from kyoukai.proxy import Proxy, is_upstream
 from kyoukai.server.options import backend_class, is_backend
 
 if TYPE_CHECKING:
@@ -213,8 +214,8 @@ class MemoryServer:
     """
     A server without sockets.
 
-    :param app: a Kyoukai application; with ``interface`` one of any kind; otherwise an interface,
-        an async callable that takes a stream
+    :param app: a Kyoukai application, a :class:`~kyoukai.proxy.Proxy` or the URL of a server; with
+        ``interface`` one of any kind; otherwise an interface, an async callable that takes a stream
     :param protocol_class: what its connections speak
     :param interface: the kind of the application: ``asgi``, ``rsgi``, ``ssgi`` or ``wsgi``, or
         ``auto`` to find out
@@ -236,7 +237,7 @@ class MemoryServer:
         self.logged: list[StreamState] = []
         self._stack = AsyncExitStack()
         self.interface: Interface = app
-        if interface is not None or isinstance(app, Kyoukai):
+        if interface is not None or isinstance(app, Kyoukai | Proxy) or is_upstream(app):
             self.interface = interface_for(app, self.config, interface=interface or "auto")
 
     def switch_target(self, name: str) -> BaseProtocol | None:

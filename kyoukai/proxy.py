@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
 
-from kyoukai.config import check_keys, convert_field
+from kyoukai.config import check_keys
+from kyoukai.config_checks import convert_fields
 from kyoukai.exceptions import ConfigurationError, ProtocolError
 from kyoukai.rules import check_authority, is_token
 
@@ -34,9 +35,8 @@ _MINIMUM: dict[str, float] = {
     "protocol_receive_buffer": 1024,
 }
 _ABOVE_ZERO = ("connect_timeout", "fail_backoff", "max_backoff", "read_timeout")
-#: The most that the buffer of a transport can be told to hold: uvloop counts in C.
-_LARGEST_BUFFER = 2**31 - 1
-_BUFFERS = ("buffer_size", "protocol_receive_buffer")
+#: Uvloop counts the bytes of a transport's buffer in C.
+_WITH_MAXIMUM = ("buffer_size", "protocol_receive_buffer")
 
 
 def is_upstream(target: object) -> bool:
@@ -144,8 +144,8 @@ class Proxy:
 
     host: str = "keep"
     """
-    The Host that the server gets: the client's (``keep``), the server's own (``upstream``), or
-    this one.
+    The Host that the server gets: the client's (``keep``), the server's own (``upstream``;
+    ``localhost`` for a unix socket), or this one.
     """
 
     forwarded: str = "x-forwarded"
@@ -199,7 +199,10 @@ class Proxy:
     """
 
     keep_alive_timeout: float = 30.0
-    """Seconds that an idle connection is kept; less, if the server says so (``Keep-Alive``)."""
+    """
+    Seconds that an idle connection is kept; less, if the server says so (``Keep-Alive``). 0: each
+    request gets one of its own.
+    """
 
     retries: int = 1
     """
@@ -210,7 +213,8 @@ class Proxy:
     fail_backoff: float = 1.0
     """
     Seconds that a server is passed over which could not be reached, or gave no answer, while there
-    are others. It doubles with each failure in a row.
+    are others. Then one request tries it, and until that is answered the others go on passing it
+    over. The time doubles with each failure in a row.
     """
 
     max_backoff: float = 30.0
@@ -235,19 +239,12 @@ class Proxy:
     """Bytes that may wait in each direction of an upgraded connection."""
 
     def __post_init__(self) -> None:
-        for field in dataclasses.fields(self):
-            value = convert_field(field.name, field.type, getattr(self, field.name))
-            object.__setattr__(self, field.name, value)
-            minimum = _MINIMUM.get(field.name, 0)
-            if isinstance(value, int | float) and not value >= minimum:  # also refuses NaN
-                raise ConfigurationError(f"{field.name} must be at least {minimum}, not {value}")
-            if field.name in _ABOVE_ZERO and value == 0:
-                raise ConfigurationError(f"{field.name} must be greater than 0")
-            if field.name in _BUFFERS and value > _LARGEST_BUFFER:
-                raise ConfigurationError(f"{field.name} must be at most {_LARGEST_BUFFER}")
-            if field.name in _CHOICES and value not in _CHOICES[field.name]:
-                known = ", ".join(_CHOICES[field.name])
-                raise ConfigurationError(f"{field.name} must be one of {known}, not {value!r}")
+        convert_fields(self, _MINIMUM, _ABOVE_ZERO, _WITH_MAXIMUM)
+        for name, choices in _CHOICES.items():
+            value = getattr(self, name)
+            if value not in choices:
+                known = ", ".join(choices)
+                raise ConfigurationError(f"{name} must be one of {known}, not {value!r}")
         if not self.upstreams:
             raise ConfigurationError(f"upstreams is missing: name one or more as {_FORMS}")
         addresses = self.addresses()

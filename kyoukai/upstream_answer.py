@@ -8,7 +8,7 @@ connection's business.
 from __future__ import annotations
 
 import asyncio
-from abc import abstractmethod
+from abc import ABC, abstractmethod
 from collections import deque
 from enum import Enum
 from typing import TYPE_CHECKING, Any
@@ -25,17 +25,7 @@ if TYPE_CHECKING:
     from kyoukai.rules import Header
     from kyoukai.upstream_head import HeadReader, ResponseHead
 
-__all__ = (
-    "CHUNKED",
-    "DONE",
-    "HEAD",
-    "IDLE",
-    "LENGTH",
-    "TO_EOF",
-    "TUNNEL",
-    "AnswerReceiver",
-    "Phase",
-)
+__all__ = ("DONE", "HEAD", "IDLE", "TO_EOF", "TUNNEL", "AnswerReceiver")
 
 
 class Phase(Enum):
@@ -59,12 +49,12 @@ _PREFIX = b"HTTP/1."
 _BAD_CHUNKS = "the chunked body of its answer is malformed"
 _TRAILERS_TOO_LARGE = "the trailers of its answer are too large (max_head_size)"
 
-
-#: Statuses of answers that are not final, or have no body.
+#: Statuses of answers that are not final, or end with their head (RFC 9112 section 6.3). An answer
+#: with 205 does not: it is framed like any other.
 _BODYLESS = frozenset((*range(100, 200), 204, 304))
 
 
-class AnswerReceiver:
+class AnswerReceiver(ABC):
     """
     The answers of one connection, one after the other.
 
@@ -83,6 +73,7 @@ class AnswerReceiver:
         "_left",
         "_limit",
         "_loop",
+        "_max_head_size",
         "_method",
         "_parser",
         "_phase",
@@ -92,13 +83,11 @@ class AnswerReceiver:
         "_trailer_size",
         "_waiter",
         "head",
-        "max_head_size",
         "on_interim",
         "trailers",
     )
 
     def __init__(self, proxy: Proxy, reader: HeadReader) -> None:
-        self.max_head_size = proxy.max_head_size
         #: The head of the answer, once it is there.
         self.head: ResponseHead | None = None
         #: Header lines after the body of the answer, complete at its end.
@@ -109,8 +98,11 @@ class AnswerReceiver:
         self._phase = IDLE
         self._method = ""
         self._limit = proxy.buffer_size
+        self._max_head_size = proxy.max_head_size
         self._buffer = b""
         self._chunks: deque[bytes] = deque()
+        # Bytes that wait, while more may come: the last piece of an answer does not count, as
+        # nothing is left to stop.
         self._buffered = 0
         self._left = 0
         self._interims = 0
@@ -262,7 +254,7 @@ class AnswerReceiver:
                 self._buffer = data
                 self._check_beginning(data)
                 return
-            if end > self.max_head_size:
+            if end > self._max_head_size:
                 self.broken(UpstreamError("the head of its answer is too large (max_head_size)"))
                 return
             rest = data[end:]
@@ -289,7 +281,7 @@ class AnswerReceiver:
             self.broken(UpstreamError("its answer is not in HTTP/1.0 or HTTP/1.1"))
         elif data.count(b"\n") != data.count(b"\r\n"):  # its end may never be found
             self.broken(UpstreamError("the head of its answer is malformed"))
-        elif len(data) > self.max_head_size:
+        elif len(data) > self._max_head_size:
             self.broken(UpstreamError("the head of its answer is too large (max_head_size)"))
 
     def _begin_body(self, head: ResponseHead, rest: bytes) -> None:
@@ -300,7 +292,7 @@ class AnswerReceiver:
             self._phase = TUNNEL
             if rest:
                 self._push(rest)
-        elif self._method == "HEAD" or status == 204 or status == 304 or head.length == 0:
+        elif self._method == "HEAD" or status in _BODYLESS or head.length == 0:
             self._done(rest)
         elif head.chunked:
             self._phase = CHUNKED
@@ -343,13 +335,13 @@ class AnswerReceiver:
             self._parser.feed_data(data)
         except (httptools.HttpParserError, httptools.HttpParserUpgrade):
             if self._phase is not DONE:
-                large = self._trailer_size > self.max_head_size
+                large = self._trailer_size > self._max_head_size
                 self.broken(UpstreamError(_TRAILERS_TOO_LARGE if large else _BAD_CHUNKS))
             self._excess = True
             return
         self._framing = 0 if self._buffered > before else self._framing + len(data)
         if self._phase is CHUNKED and (
-            self._trailer_size > self.max_head_size or self._framing > self.max_head_size
+            self._trailer_size > self._max_head_size or self._framing > self._max_head_size
         ):
             self.broken(UpstreamError(_TRAILERS_TOO_LARGE))
         elif self._buffered > self._limit:
@@ -375,7 +367,7 @@ class AnswerReceiver:
             return  # of what nobody has asked for
         self._trailer_lines.append((name.lower(), value.rstrip(b" \t")))
         self._trailer_size += len(name) + len(value) + 4
-        if self._trailer_size > self.max_head_size:
+        if self._trailer_size > self._max_head_size:
             raise InvalidResponse("the trailers are too large")  # which ends the parser
 
     def on_body(self, data: bytes) -> None:

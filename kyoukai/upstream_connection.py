@@ -286,7 +286,7 @@ class UpstreamConnection(AnswerReceiver, asyncio.Protocol):
 
     @property
     def is_unused(self) -> bool:
-        """Whether it was taken for a request that has not been sent on it."""
+        """Whether no request has been sent on it since it became idle, or since it was made."""
         return self._phase is IDLE and not (self.is_lost or self.transport.is_closing())
 
     @property
@@ -389,7 +389,8 @@ class UpstreamConnection(AnswerReceiver, asyncio.Protocol):
             self.transport.set_write_buffer_limits(high=buffer_size)
 
     # -- Time ----------------------------------------------------------------------------------
-    # Deadlines move with every read, so they are only noted; the timer looks when it fires.
+    # Deadlines move with every read, so they are only noted; the timer looks when it fires. Where
+    # one is noted, it is asked in place whether the timer is later, which saves most calls.
 
     def _arm(self, deadline: float) -> None:
         if deadline == NEVER:

@@ -120,6 +120,7 @@ class HeadReader:
         except httptools.HttpParserError:
             raise UpstreamError("the head of its answer is malformed") from None
         head = _judge(parser.get_status_code(), fields.lines, version == b"HTTP/1.0 ", self._via)
+        # Cookies mostly differ from answer to answer: such heads would only push others out.
         constant = not any(name == b"set-cookie" for name, _ in head.headers)
         return head, constant
 

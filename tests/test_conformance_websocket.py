@@ -168,6 +168,7 @@ def test_cases_fail_where_a_server_is_wrong(suite: Any, capsys: pytest.CaptureFi
         suite.check({"HTTP/1.1": results})
 
 
+@pytest.mark.timeout(600)
 @pytest.mark.parametrize("way", ["1", "2"])
 def test_the_server_passes(suite: Any, way: str) -> None:
     kind = suite.WAYS[way]

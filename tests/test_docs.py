@@ -37,6 +37,7 @@ from ruamel.yaml import YAML
 import kyoukai
 from kyoukai import H2KyoukaiComponent, KyoukaiComponent, Proxy, ServerConfig
 from kyoukai.cli import cli
+from kyoukai.proxy_component import KyoukaiProxyComponent
 from kyoukai.server.tls import write_certificate
 from kyoukai.testing import Client
 
@@ -219,6 +220,15 @@ def run_examples(path: Path, monkeypatch: Any, folder: Path, stack: contextlib.E
                     value()
             if block.caption == "back.py":
                 back = stack.enter_context(serving(module.app))
+        elif block.language == "yaml":
+            component = YAML(typ="safe").load(block.text)["component"]
+            for kind, options in components_of(component):
+                name, _, attribute = str(options.get("app", "")).partition(":")
+                if f"python {name}.py" in programs:  # an application that the page has shown
+                    app = getattr(sys.modules[name], attribute)
+                    shown = {mount.place for mount in getattr(app, "mounts", ())}
+                    more = {"/"} if kind is KyoukaiProxyComponent else set()
+                    assert not shown & {*options.get("mounts", ()), *more}, place
         elif block.language == "console":
             if "app" in vars(module) and is_session(block):
                 asyncio.run(run_session(module.app, block, place, folder))

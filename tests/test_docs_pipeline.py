@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 import inspect
 import re
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from test_docs import DOCS
@@ -15,6 +15,9 @@ import kyoukai
 from kyoukai import HTTPRequestContext, Kyoukai, Middleware
 from kyoukai.pipeline import RequestPipeline
 from kyoukai.testing import Client
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 PAGE = "pipeline.rst"
 TEXT = (DOCS / PAGE).read_text()
@@ -131,6 +134,25 @@ def test_the_table_of_steps_is_whole_and_exact() -> None:
 def test_every_failure_has_an_answer() -> None:
     assert len(FAILURES) == 8
     assert all(len(row) == 2 and all(row) for row in FAILURES)
+
+
+@pytest.mark.parametrize("within", [True, False])
+async def test_a_step_of_ones_own_fails_as_the_table_says(within: bool, tmp_path: Path) -> None:
+    row = FAILURES[-2 if within else -1]
+    assert ("within" in row[0], "without finalisation" in row[1]) == (within, not within)
+
+    async def fail(*arguments: Any) -> None:
+        raise RuntimeError("inside")
+
+    step = "get_response" if within else "finalize_response"
+    app = Kyoukai("own", pipeline_class=type("Own", (RequestPipeline,), {step: fail}))
+    page = tmp_path / "500.html"
+    page.write_text("<h1>$status</h1>")
+    settings = {"security_headers": ["default"], "error_pages": {500: str(page)}}
+    async with Client(app, **settings) as client:
+        response = await client.get("/")
+    assert (response.status, response.text) == (500, "<h1>500</h1>")
+    assert ("X-Frame-Options" in response.headers) == within
 
 
 # -- The seed ----------------------------------------------------------------------------------

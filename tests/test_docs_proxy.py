@@ -9,6 +9,7 @@ import re
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from backends.support import Clock
 from curl_client import serving
 from example_programs import ROOT
 from test_docs_tables import literals_of
@@ -76,6 +77,7 @@ REQUEST = [
     ("Proxy-Connection", "keep-alive"),
     ("Proxy-Authorization", "Basic eA=="),
     ("TE", "trailers, deflate"),
+    ("HTTP2-Settings", "AAMAAABk"),
     ("X-Forwarded-For", "6.6.6.6"),
     ("X-Forwarded-User", "root"),
     ("X-Real-IP", "6.6.6.6"),
@@ -196,21 +198,24 @@ async def test_failures_have_the_status_of_the_table(what: str) -> None:
     [status] = [row[1] for row in rows_of("When it fails") if row[0].startswith(what)]
     async with ScriptedUpstream() as upstream:
         upstream.answer = FAILURES[what](upstream)
-        async with Client(front(upstream, retries=0, read_timeout=0.05)) as client:
+        limit = 0.05 if upstream.answer is silence else 60
+        async with Client(front(upstream, retries=0, read_timeout=limit)) as client:
             assert str((await client.get("/")).status) == status
 
 
 async def test_the_other_failures_of_the_table() -> None:
     told = {row[0].partition(":")[0]: row[1] for row in rows_of("When it fails")}
     async with ScriptedUpstream() as upstream:
-        async with Client(front(upstream, "/x", max_connections=1, connect_timeout=0.05)) as client:
+        async with Client(front(upstream, "/x", max_connections=1)) as client:
             response = await client.get("/x/..")
             assert str(response.status) == told["a path with a segment ``.`` or ``..``"]
             assert upstream.requests == []
             upstream.answers = [silence]
             client.server.connect().request("GET", "/x")
             await upstream.wait(lambda: upstream.requests)
-            response = await client.get("/x")
+            asking = asyncio.ensure_future(client.get("/x"))
+            await Clock().advance(20, step=1)
+            response = await asking
             [busy] = [text for what, text in told.items() if what.startswith("``max_connections``")]
             assert busy == f"{response.status} with ``Retry-After``"
             assert "Retry-After" in response.headers
@@ -218,6 +223,46 @@ async def test_the_other_failures_of_the_table() -> None:
         async with Client(front(upstream)) as client:
             assert str((await client.get("/")).status) == told["no connection"]
         assert upstream.wrong == []
+
+
+async def test_security_headers_need_no_application() -> None:
+    async with (
+        ScriptedUpstream() as upstream,
+        Client(Proxy(upstream.url), security_headers=["default"]) as client,
+    ):
+        response = await client.get("/")
+        assert (response.status, response.body) == (200, b"ok")
+        assert response.headers["X-Content-Type-Options"] == "nosniff"
+        await upstream.stop()
+        response = await client.get("/")
+    assert (response.status, response.headers["X-Frame-Options"]) == (502, "SAMEORIGIN")
+    assert "Bad Gateway" in response.text
+
+
+@pytest.mark.parametrize(
+    ("name", "is_whole", "status"),
+    [
+        ("Host", True, 200),
+        ("Trailer", True, 200),
+        ("Transfer-Encoding", True, 400),
+        ("Content-Length", False, 400),
+    ],
+)
+async def test_trailers_that_frame_are_dropped_or_refused(
+    name: str, is_whole: bool, status: int
+) -> None:
+    async with ScriptedUpstream() as upstream, Client(front(upstream)) as client:
+        head = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
+        upstream.answers = [head + b"2\r\nok\r\n0\r\n%b: 3\r\n\r\n" % name.encode()]
+        if is_whole:
+            response = await client.get("/")
+            assert (response.body, len(response.trailers)) == (b"ok", 0)
+        else:
+            with pytest.raises(ConnectionError):
+                await client.get("/")
+        response = await client.post("/", chunks=[b"ab"], trailers=[(name, "3")])
+        assert response.status == status
+        assert not any(each.trailers for each in upstream.requests)
 
 
 async def test_half_an_answer_is_cut() -> None:
@@ -233,8 +278,11 @@ async def test_the_lines_of_the_log_are_as_shown(caplog: pytest.LogCaptureFixtur
     caplog.set_level("INFO", "kyoukai.proxy")
     async with ScriptedUpstream(tcp=True) as upstream:
         upstream.answers = [silence, cut]
-        async with Client(front(upstream, read_timeout=0.05)) as client:
-            await client.get("/a")
+        async with Client(front(upstream)) as client:
+            asking = asyncio.ensure_future(client.get("/a"))
+            await upstream.wait(lambda: upstream.requests)
+            await Clock().advance(61)
+            await asking
             await client.post("/b")
             await upstream.stop()
             await client.get("/c")
@@ -244,9 +292,7 @@ async def test_the_lines_of_the_log_are_as_shown(caplog: pytest.LogCaptureFixtur
             (
                 record.levelname,
                 record.name,
-                record.getMessage()
-                .replace(upstream.url, "http://127.0.0.1:9000")
-                .replace("0.05", "60"),
+                record.getMessage().replace(upstream.url, "http://127.0.0.1:9000"),
             )
             for record in caplog.records
             if record.name == "kyoukai.proxy"
@@ -281,7 +327,7 @@ async def test_a_middleware_that_changes_the_status_refuses(http2: bool) -> None
             async with client.websocket("/chat", http2=http2) as ws:
                 assert await ws.receive_text() == "hello"
             with pytest.raises(WebSocketDenied) as denied:
-                async with asyncio.timeout(5), client.websocket("/chat?refuse", http2=http2):
+                async with asyncio.timeout(50), client.websocket("/chat?refuse", http2=http2):
                     pass
     response = denied.value.response
     assert (response.status, response.body) == (403, b"")

@@ -16,6 +16,7 @@ from kyoukai.interfaces.proxy import ProxyInterface
 from kyoukai.pipeline import RequestPipeline
 from kyoukai.proxy_component import KyoukaiProxyComponent
 from kyoukai.server.listener import Server
+from kyoukai.testing import Client
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -43,6 +44,13 @@ async def test_a_component_that_is_nothing_else() -> None:
         assert isinstance(component.interface, ProxyInterface)
         assert component.interface.proxy == Proxy(up.url, read_timeout=7)
         assert component.server.label == "httptools, http2, proxy"
+
+
+async def test_a_client_for_tests_knows_a_proxy() -> None:
+    async with ScriptedUpstream(tcp=True) as up:
+        for app in (Proxy(up.url), up.url):
+            async with Client(app) as client:
+                assert (await client.get("/x")).text == "ok"
 
 
 async def test_an_application_in_front() -> None:

@@ -8,6 +8,7 @@ head is out no answer at all, afterwards one that is cut; and its connection is 
 from __future__ import annotations
 
 import asyncio
+import socket
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +18,7 @@ from backends.support import turns
 from kyoukai import Proxy
 from kyoukai.exceptions import UpstreamError
 from kyoukai.testing import MemoryTransport
+from kyoukai.upstream_answer import AnswerReceiver
 from kyoukai.upstream_connection import UpstreamConnection
 from kyoukai.upstream_head import HeadReader
 
@@ -462,3 +464,54 @@ async def test_backpressure(bytewise: bool) -> None:
         taken = await line._take()
         assert (taken.body, taken.whole, taken.reusable) == (b"x" * 9000, True, True)
         line.transport.lose()
+
+
+# -- A write that fails -------------------------------------------------------------------------
+
+LARGE = b"HTTP/1.1 413 Content Too Large\r\nConnection: close\r\nContent-Length: "
+
+
+async def meet_a_reset(answer: bytes) -> UpstreamConnection:
+    """Send a body to a server that has sent its answer and closed without reading anything."""
+    loop = asyncio.get_running_loop()
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        proxy = Proxy("http://127.0.0.1:9000", buffer_size=1024)
+        _, connection = await loop.create_connection(
+            lambda: UpstreamConnection(proxy, HeadReader(""), lambda lost: None),
+            *listener.getsockname(),
+        )
+        peer, _ = listener.accept()
+        connection.begin("POST", b"POST / HTTP/1.1\r\nContent-Length: 9000\r\n\r\n", False)
+        peer.sendall(answer)
+        peer.close()  # with bytes unread: a reset
+    connection.write(b"x")  # which fails, before the loop has seen that there is something to read
+    await connection.when_lost()
+    return connection
+
+
+@pytest.mark.parametrize("size", [2, 100_000], ids=["small", "larger than the buffer"])
+async def test_an_answer_that_came_before_the_write_failed(size: int) -> None:
+    connection = await meet_a_reset(LARGE + b"%d\r\n\r\n" % size + b"n" * size)
+    assert (await connection.final_head()).status == 413
+    assert await connection.receive() == b"n" * size
+    assert await connection.receive() == b""
+    assert not connection.reusable
+
+
+async def test_half_an_answer_that_came_before_the_write_failed() -> None:
+    connection = await meet_a_reset(LARGE + b"9\r\n\r\nhalf")
+    assert (await connection.final_head()).status == 413
+    assert await connection.receive() == b"half"
+    with pytest.raises(UpstreamError, match="in the middle of its answer"):
+        await connection.receive()
+
+
+def test_what_receives_answers_says_what_becomes_of_them() -> None:
+    with pytest.raises(TypeError, match="abstract"):
+        AnswerReceiver(Proxy("unix:x"), HeadReader(""))  # type: ignore[abstract]
+
+
+async def test_nothing_came_before_the_write_failed() -> None:
+    connection = await meet_a_reset(b"")
+    with pytest.raises(UpstreamError, match="without an answer"):
+        await connection.final_head()

@@ -139,7 +139,7 @@ def _mounted(
     app = mount.find(made)
     settings = mount.settings(config)
     try:
-        return interface_for(
+        mounted = interface_for(
             app,
             settings,
             context,
@@ -148,6 +148,14 @@ def _mounted(
             max_body_size=mount.max_body_size,
             made=made,
         )
+        if isinstance(mounted, ProxyInterface):
+            if mount.root_path is not None:
+                raise ConfigurationError(
+                    "root_path is not for a proxy; the path of its URL says what its server sees"
+                )
+            if mount.lifespan is not None:
+                raise ConfigurationError("lifespan is not for a proxy")
+        return mounted
     except ConfigurationError as error:
         raise type(error)(f"mounts: {mount.place}: {error}") from error.__cause__
 

@@ -78,12 +78,12 @@ class MountedInterface:
         return self._choose(stream)(stream)
 
     def _start_at_once(
-        self, stream: StreamState, begin: Callable[[StreamState, Interface], None]
+        self, stream: StreamState, in_task: Callable[[StreamState, Interface], None]
     ) -> bool:
         """Begin with a stream; a proxy may need no task for it."""
         interface = self._choose(stream)
-        if not (isinstance(interface, ProxyInterface) and interface.start_at_once(stream, begin)):
-            begin(stream, interface)
+        if not (isinstance(interface, ProxyInterface) and interface.start_at_once(stream, in_task)):
+            in_task(stream, interface)
         return True
 
     def _choose(self, stream: StreamState) -> Interface:
@@ -186,7 +186,7 @@ def natives_of(interface: Any) -> Iterator[NativeInterface]:
 def _enter(head: RequestHead, mount: Mount) -> None:
     """Let a head say that what comes after the mount's prefix is the application's path."""
     outer = head.root_path
-    if outer and application_path(head) is head.path:  # a proxy has taken it off
+    if outer and application_path(head) == head.path:  # a proxy has taken it off
         head.path = outer + head.path
         head.raw_path = quote(outer).encode() + head.raw_path
     inner = outer + mount.prefix
@@ -195,8 +195,4 @@ def _enter(head: RequestHead, mount: Mount) -> None:
         return
     head.root_path = mount.root_path
     head.path = mount.root_path + head.path[len(inner) :] or "/"
-    # Below the prefix, escapes stay as they are; above, a byte may be one, or not.
-    raw, position = head.raw_path, 0
-    for _ in inner.encode():
-        position += 3 if raw[position : position + 1] == b"%" else 1
-    head.raw_path = quote(mount.root_path).encode() + raw[position:] or b"/"
+    head.raw_path = quote(mount.root_path).encode() + head.below(inner) or b"/"

@@ -113,16 +113,16 @@ class ProxyInterface:
     # -- Streams -------------------------------------------------------------------------------
 
     def start_at_once(
-        self, stream: StreamState, begin: Callable[[StreamState, Interface], None]
+        self, stream: StreamState, in_task: Callable[[StreamState, Interface], None]
     ) -> bool:
         """
         Pass an ordinary request on at once, without a task.
 
         :param stream: the stream
-        :param begin: starts a task for a stream, with what answers it
+        :param in_task: starts a task for a stream, with what answers it
         :return: False if it is no ordinary one; nothing is done then
         """
-        return self.pipeline.is_bare and Exchange(self, stream).start(begin)
+        return self.pipeline.is_bare and Exchange(self, stream).start(in_task)
 
     def __call__(self, stream: StreamState) -> Coroutine[Any, Any, None]:
         """Answer a stream."""
@@ -164,10 +164,7 @@ class ProxyInterface:
         exchange = Exchange(self, stream)
         stream.forward = partial(self.forward, exchange)
         try:
-            if stream.upgradable:
-                await self.pipeline(stream)
-            else:
-                await self.pipeline.run(stream)
+            await self.pipeline.run(stream)
         finally:
             exchange.close()
 
@@ -193,27 +190,22 @@ class ProxyInterface:
             head = await exchange.begin()
         except ProtocolError as error:
             raise BadRequest(error.detail) from error
-        headers = exchange.headers_of(head)
-        if head.length is not None:
-            headers = (*headers, (b"content-length", b"%d" % head.length))
-        return ProxyResponse(exchange, head.status, headers)
+        return ProxyResponse(exchange, head.status, exchange.headers_of(head), head.length)
 
 
 async def _send(stream: StreamState, exchange: Exchange, head: ResponseHead) -> None:
     """Send a server's answer to the client."""
     status = head.status
     headers = exchange.headers_of(head)
-    has_body = not bodyless(stream.head.method, status)
-    if exchange.complete and has_body and not exchange.trailers:
-        body = exchange.take()
-        exchange.close()  # the next request need not wait until this client has its answer
+    body = exchange.whole_body(stream.head.method, status)
+    if body is not None:
         if not stream.send_now(status, headers, body):
             await stream.send_response(status, headers, body)
         return
     if head.length is not None:
         headers = (*headers, (b"content-length", b"%d" % head.length))
     stream.send_head(status, headers)
-    if has_body:
+    if not bodyless(stream.head.method, status):
         while data := await exchange.receive():
             await stream.send_data(data)
     await stream.end(exchange.trailers)
@@ -222,7 +214,7 @@ async def _send(stream: StreamState, exchange: Exchange, head: ResponseHead) -> 
 def _own_answer(stream: StreamState) -> WerkzeugResponse | Exception | None:
     """Answer what goes no further."""
     head = stream.head
-    if stream.upgradable and not getattr(stream.protocol, "has_raw_tunnels", True):
+    if stream.upgradable and not stream.protocol.has_raw_tunnels:
         return NotImplementedHere("The server in front of this one has no tunnels for a proxy.")
     if head.method in ("OPTIONS", "TRACE") and head.get(b"max-forwards") == b"0":
         if head.method == "TRACE":  # as its final recipient (RFC 9110 section 7.6.2)

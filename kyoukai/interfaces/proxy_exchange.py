@@ -1,9 +1,9 @@
 """
 ``Exchange``: a client's request at an upstream server.
 
-The request's body is passed on while it arrives, by a task of its own, as servers may answer before
-its end. What the client or the server cannot take yet waits in one bounded buffer for each
-direction.
+The request's body is passed on while it arrives, by a task of its own unless it is short and there
+already, as servers may answer before its end. What the client or the server cannot take yet waits
+in one bounded buffer for each direction.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from kyoukai.exceptions import (
     BodyError,
@@ -25,6 +25,7 @@ from kyoukai.exceptions import (
 from kyoukai.interfaces.proxy_heads import body_length, check_path, rewrite_location
 from kyoukai.interfaces.proxy_tunnel import Handshake, run_tunnel
 from kyoukai.outcome import request_line
+from kyoukai.rules import bodyless
 from kyoukai.stream import CLOSED
 from kyoukai.upstream_head import passed_trailers
 
@@ -48,26 +49,46 @@ _IDEMPOTENT = frozenset(("GET", "HEAD", "OPTIONS", "TRACE", "PUT", "DELETE"))
 _CONTINUE_WAIT = 1.0
 
 
+class _Message(NamedTuple):
+    """
+    What comes with the head of a request.
+
+    :param lines: header lines that are about the connection to the server
+    :param length: how many bytes of body follow; None for a chunked one
+    :param has_body: whether a body follows, which may be empty
+    """
+
+    lines: bytes = b""
+    length: int | None = 0
+    has_body: bool = False
+
+
 class Exchange:
     """
     One request at a server.
 
-    :param proxy: the interface that it is for
+    The interface makes it and has it ``begin``, or has it ``start`` without a task. What cannot be
+    answered at once then goes back to the interface's ``pass_on``, in a task.
+
+    :param interface: the interface that it is for
     :param stream: the client's request
     """
 
     # Defaults live on the class: most exchanges never touch these, and each request has one.
-    _upstream: Upstream | None = None
+    #: Who has it: there once there is a connection.
+    _upstream: Upstream
     _connection: UpstreamConnection | None = None
     _handshake: Handshake | None = None
     _pump: asyncio.Task[None] | None = None
     #: Set when a body that the client holds back may be asked for.
     _go: asyncio.Event | None = None
     _body_sent: bool = False
-    _begin: Callable[[StreamState, Interface], None] | None = None
+    #: Starts a task for the rest, if it was started without one.
+    _in_task: Callable[[StreamState, Interface], None] | None = None
 
-    def __init__(self, proxy: ProxyInterface, stream: StreamState) -> None:
-        self._proxy = proxy
+    def __init__(self, interface: ProxyInterface, stream: StreamState) -> None:
+        self._interface = interface
+        self._settings = interface.proxy
         self._stream = stream
 
     # -- The request ---------------------------------------------------------------------------
@@ -78,61 +99,25 @@ class Exchange:
 
         :raises UpstreamError: if no server can be reached, or it does not answer in HTTP
         :raises BodyError: if the rest of the request's body cannot be had
-        :raises ProtocolError: 400, if its path may not be passed on
+        :raises ProtocolError: 400, if its path or its head may not be passed on
+        :raises StreamStateError: if some of its body was read, and not kept
         :raises PeerGone: if the client left
         """
-        stream = self._stream
-        method = stream.head.method
-        check_path(stream.head.path)
-        has_body = False
-        more = b""
-        length: int | None = 0
-        if stream.upgradable:
-            self._handshake = Handshake(stream)
-            more = self._handshake.lines
-        elif stream.receiving is not CLOSED or stream.received:
-            has_body = True
-            length = body_length(stream)  # once: the rest may come at any time
-            stream.rewind()
-            if stream.continue_expected and stream.head.get(b"expect") is not None:
-                more = b"expect: 100-continue\r\n"
-                self._go = asyncio.Event()
-        settings = self._proxy.proxy
-        stream.ends_with_input = not settings.half_closed
-        retries = settings.retries if method in _IDEMPOTENT else 0
-        repeatable = retries > 0 and not has_body  # of which some will have been sent
-        used = False
-        connection = self._connection  # the request may have been sent, see start
+        method = self._stream.head.method
+        check_path(self._stream.head.path)
+        self._mind_the_client()
+        message = self._prepare()
+        # An extended CONNECT is a GET for the server.
+        is_idempotent = method in _IDEMPOTENT or method == "CONNECT"
+        retries = self._settings.retries if is_idempotent else 0
+        repeatable = retries > 0 and not message.has_body  # of which some will have been sent
+        anew = False
         while True:
+            connection = self._connection  # the request may have been sent, see start
             if connection is None:
-                if not used:
-                    connection = self._take_idle(repeatable)
-                if connection is None:
-                    connection = await self._connect(repeatable, used)
-                assert self._upstream is not None
-                try:
-                    data = self._proxy.writer.write(stream, self._upstream.address, more, length)
-                except UpstreamError as error:
-                    self._complain(error)
-                    raise
-                connection.on_interim = self._interim
-                connection.begin(method, data, not has_body)
-                if has_body:
-                    if stream.receiving is CLOSED and stream.received <= settings.buffer_size:
-                        await self._send_body(length, in_one_go=True)
-                    else:
-                        self._pump = asyncio.create_task(self._send_body(length))
-            assert self._upstream is not None
+                connection = await self._send(message, repeatable, anew)
             try:
-                head = await connection.final_head()
-                if self._upstream.failures:
-                    self._upstream.answered()
-                if self._handshake is not None:
-                    self._handshake.check(head)
-                elif head.status == 101:
-                    connection.abort()
-                    raise UpstreamError("it switches protocols, and nobody has asked for that")
-                return head
+                return self._checked(await connection.final_head(), connection)
             except UpstreamError as error:
                 is_late = isinstance(error, UpstreamTimeout)
                 if connection.head is None and (
@@ -143,35 +128,88 @@ class Exchange:
                 if once or not retries:
                     self._complain(error)
                     raise
-                retries -= 1
-                used = True
-                self.close()
-                connection = None
+            retries -= 1
+            anew = True
+            self.close()
 
-    def start(self, begin: Callable[[StreamState, Interface], None]) -> bool:
+    def _prepare(self) -> _Message:
+        """Look at what comes with the request's head, for the first connection and any other."""
+        stream = self._stream
+        if stream.upgradable:
+            self._handshake = Handshake(stream)
+            return _Message(self._handshake.lines)
+        if stream.receiving is CLOSED and not stream.received:
+            return _Message()
+        length = body_length(stream)  # once: the rest may come at any time
+        stream.rewind()
+        if stream.continue_expected and stream.head.get(b"expect") is not None:
+            self._go = asyncio.Event()
+            return _Message(b"expect: 100-continue\r\n", length, True)
+        return _Message(b"", length, True)
+
+    async def _send(self, message: _Message, repeatable: bool, anew: bool) -> UpstreamConnection:
+        """
+        Send the request, with all of its body or a task that sends it.
+
+        :param message: what comes with its head
+        :param repeatable: whether it may be sent again
+        :param anew: whether it is sent again: on a new connection
+        :return: the connection that it is sent on
+        """
+        stream = self._stream
+        connection = None if anew else self._take_idle(repeatable)
+        if connection is None:
+            connection = await self._connect(repeatable, anew)
+        try:
+            data = self._interface.writer.write(
+                stream, self._upstream.address, message.lines, message.length
+            )
+        except UpstreamError as error:
+            self._complain(error)
+            raise
+        connection.on_interim = self._interim
+        connection.begin(stream.head.method, data, not message.has_body)
+        if message.has_body:
+            if stream.receiving is CLOSED and stream.received <= self._settings.buffer_size:
+                await self._send_body(message.length, in_one_go=True)
+            else:
+                self._pump = asyncio.create_task(self._send_body(message.length))
+        return connection
+
+    def _checked(self, head: ResponseHead, connection: UpstreamConnection) -> ResponseHead:
+        """Return the head of an answer, unless it is none to this request."""
+        if self._upstream.failures:
+            self._upstream.answered()
+        if self._handshake is not None:
+            self._handshake.check(head)
+        elif head.status == 101:
+            connection.abort()
+            raise UpstreamError("it switches protocols, and nobody has asked for that")
+        return head
+
+    def start(self, in_task: Callable[[StreamState, Interface], None]) -> bool:
         """
         Send an ordinary request, without a task: its answer is mostly there at once.
 
-        :param begin: starts a task, for what turns out not to be ordinary
+        :param in_task: starts a task, for what turns out not to be ordinary
         :return: False if that cannot be; nothing is done then
         """
-        stream, proxy = self._stream, self._proxy
+        stream = self._stream
         head = stream.head
         if head.method != "GET" or stream.receiving is not CLOSED or stream.received:
             return False
-        if "." in head.path or stream.upgradable:
-            return False  # as it may have to be refused
-        connection = self._take_idle(proxy.proxy.retries > 0)
+        if "." in head.path or stream.upgradable or stream.input_is_closed:
+            return False  # as it may have to be refused, or its client be gone
+        connection = self._take_idle(self._settings.retries > 0)
         if connection is None:
             return False
-        assert self._upstream is not None
         try:
-            data = proxy.writer.write(stream, self._upstream.address)
+            data = self._interface.writer.write(stream, self._upstream.address)
         except (ProtocolError, UpstreamError):  # the task says so
             self.close()
             return False
-        self._begin = begin
-        stream.ends_with_input = not proxy.proxy.half_closed
+        self._in_task = in_task
+        stream.ends_with_input = not self._settings.half_closed
         stream.on_lost = self.close
         connection.on_interim = self._interim
         connection.begin("GET", data, True, self._answer_started)
@@ -179,35 +217,42 @@ class Exchange:
 
     def _answer_started(self) -> None:
         """The head of the answer has come, or an error: send it at once, or by a task."""
-        stream, connection = self._stream, self._connection
+        stream, connection, in_task = self._stream, self._connection, self._in_task
         stream.on_lost = None
-        if connection is None or self._begin is None:
+        if connection is None or in_task is None:
             return  # the client is gone
         head = connection.head
-        if (
-            head is not None
-            and connection.complete
-            and not (connection.trailers or head.status == 204 or head.status == 304)
-        ):
-            headers = self.headers_of(head)
-            body = connection.take()
-            if self._upstream is not None and self._upstream.failures:
-                self._upstream.answered()
-            self.close()
-            try:
-                if stream.send_now(head.status, headers, body):
-                    return
-            except PeerGone:
+        body = None if head is None else self.whole_body("GET", head.status)
+        if head is None or body is None:
+            in_task(stream, partial(self._interface.pass_on, exchange=self))
+            return
+        headers = self.headers_of(head) if head.has_location else head.headers
+        if self._upstream.failures:
+            self._upstream.answered()
+        try:
+            if stream.send_now(head.status, headers, body):
                 return
-            except InvalidResponse:
-                pass  # the task says so
-            self._begin(stream, partial(_send_whole, head.status, headers, body))
-        else:
-            self._begin(stream, partial(self._proxy.pass_on, exchange=self))
+        except PeerGone:
+            return
+        except InvalidResponse:
+            pass  # the task says so
+        in_task(stream, partial(_send_whole, head.status, headers, body))
+
+    def _mind_the_client(self) -> None:
+        """
+        Take a client that sends no more for one that is gone, unless a setting says otherwise.
+
+        :raises PeerGone: if that is so already, because the request's turn came late
+        """
+        stream = self._stream
+        stream.ends_with_input = not self._settings.half_closed
+        if stream.ends_with_input and stream.input_is_closed:
+            stream.reset()
+            raise PeerGone
 
     def _take_idle(self, repeatable: bool) -> UpstreamConnection | None:
         """Return an idle connection to the only server, if there is one: as nearly always."""
-        upstream = self._proxy.upstreams.only
+        upstream = self._interface.upstreams.only
         connection = None if upstream is None else upstream.take(not repeatable)
         if upstream is not None and connection is not None:
             upstream.active += 1
@@ -224,11 +269,11 @@ class Exchange:
         :param anew: whether idle connections do not do
         """
         failure: UpstreamError | None = None
-        for upstream in self._proxy.upstreams.in_order():
+        for upstream in self._interface.upstreams.in_order():
             connection = None if anew else upstream.take(not repeatable)
             if connection is None:
                 try:
-                    connection = await upstream.connect()
+                    connection = await upstream.connect(anew)
                 except UpstreamError as error:
                     logger.debug(
                         "%s: upstream %s: %s", request_line(self._stream), upstream.address, error
@@ -312,30 +357,41 @@ class Exchange:
         """
         if self._handshake is not None and head.status == 101:
             return self._handshake.answer(head)
-        assert self._upstream is not None
-        address = self._upstream.address
         if head.has_location:
+            address = self._upstream.address
             public = self._stream.head.authority
-            prefix = self._proxy.public_prefix(self._stream)
-            return rewrite_location(
-                head.headers, address, prefix, public, self._proxy.writer.fixed_host
-            )
+            prefix = self._interface.public_prefix(self._stream)
+            own = self._interface.writer.own_authorities(address)
+            return rewrite_location(head.headers, address, prefix, public, own)
         return head.headers
-
-    @property
-    def complete(self) -> bool:
-        """Whether all of the answer has come."""
-        return self._connection is not None and self._connection.complete
 
     @property
     def trailers(self) -> Sequence[Header]:
         """Header lines after the body, complete at its end."""
         return () if self._connection is None else self._connection.trailers
 
-    def take(self) -> bytes:
-        """Return what has come of the body."""
-        assert self._connection is not None
-        return self._connection.take()
+    def whole_body(self, method: str, status: int) -> bytes | None:
+        """
+        Return the body, if all of the answer is there, to be sent with its head.
+
+        The connection is given back: the next request need not wait until this client has its
+        answer.
+
+        :param method: the request's method
+        :param status: the answer's status
+        :return: None if more is to come, there are trailers, or nothing may be sent
+        """
+        connection = self._connection
+        if (
+            connection is None
+            or not connection.complete
+            or connection.trailers
+            or bodyless(method, status)
+        ):
+            return None
+        body = connection.take()
+        self.close()
+        return body
 
     async def receive(self) -> bytes:
         """
@@ -345,7 +401,9 @@ class Exchange:
         """
         connection = self._connection
         if connection is None:
-            raise UpstreamError("its answer was dropped")
+            dropped = UpstreamError("its answer was dropped: the response was closed")
+            self._complain(dropped)
+            raise dropped
         if self._go is not None:
             self._go.set()  # it may go on only with the rest of the request
         try:
@@ -371,12 +429,12 @@ class Exchange:
             None for the proxy's setting
         :param buffer: bytes that may wait in each direction; None for the proxy's setting
         """
-        connection, settings = self._connection, self._proxy.proxy
+        connection = self._connection
         assert connection is not None
         if timeout is None:
-            timeout = settings.protocol_receive_timeout
+            timeout = self._settings.protocol_receive_timeout
         if buffer is None:
-            buffer = settings.protocol_receive_buffer
+            buffer = self._settings.protocol_receive_buffer
         await run_tunnel(self._stream, connection, headers, timeout, buffer)
 
     # -- The end -------------------------------------------------------------------------------
@@ -388,13 +446,12 @@ class Exchange:
             pump.cancel()
         connection, self._connection = self._connection, None
         if connection is not None:
-            assert self._upstream is not None
             self._upstream.active -= 1
             self._upstream.release(connection)
 
     def _complain(self, error: UpstreamError) -> None:
-        address = None if self._upstream is None else self._upstream.address
-        logger.warning("%s: upstream %s: %s", request_line(self._stream), address, error)
+        where = self._upstream.address
+        logger.warning("%s: upstream %s: %s", request_line(self._stream), where, error)
 
 
 async def _send_whole(

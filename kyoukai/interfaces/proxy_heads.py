@@ -18,7 +18,7 @@ from kyoukai.upstream_head import CONNECTION_FIELDS, nominated
 from kyoukai.wsgi import application_path
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Collection, Sequence
 
     from kyoukai.config import ServerConfig
     from kyoukai.proxy import Proxy, UpstreamAddress
@@ -97,9 +97,22 @@ class RequestWriter:
         self._via = proxy.via.encode()
         self._x_forwarded = proxy.forwarded in ("x-forwarded", "both")
         self._forwarded = proxy.forwarded in ("forwarded", "both")
-        #: The Host that servers get, whatever the client's is; empty if that decides.
-        self.fixed_host = "" if proxy.host in ("keep", "upstream") else proxy.host
+        # The Host that servers get, whatever the client's is; empty if that decides.
+        self._fixed_host = "" if proxy.host in ("keep", "upstream") else proxy.host
         self._known: dict[object, bytes] = {}
+
+    def own_authorities(self, address: UpstreamAddress) -> Collection[str]:
+        """
+        Return the authorities that a server may take for its own, in lower case.
+
+        :param address: the server
+        """
+        own = set()
+        if address.host or self._proxy.host == "upstream":
+            own.add(address.authority)
+        if self._fixed_host:
+            own.add(self._fixed_host.lower())
+        return own
 
     def target(self, head: RequestHead, address: UpstreamAddress) -> bytes:
         """
@@ -122,13 +135,10 @@ class RequestWriter:
         """Return what comes after the prefix, with its escapes."""
         if head.raw_path == b"*":
             return b""
-        length = len(self._prefix.encode())
-        if application_path(head) is not head.path:  # nobody has taken the outer prefix off
-            length += len(head.root_path.encode())
-        raw, position = head.raw_path, 0
-        for _ in range(length):
-            position += 3 if raw[position : position + 1] == b"%" else 1
-        rest = raw[position:]
+        prefix = self._prefix
+        if application_path(head) != head.path:  # nobody has taken the outer prefix off
+            prefix = head.root_path + prefix
+        rest = head.below(prefix) if prefix else head.raw_path
         # An escaped slash has ended the prefix: as it is, what replaces that would go on with it.
         return b"/" + rest[3:] if rest[:1] == b"%" else rest
 
@@ -146,6 +156,8 @@ class RequestWriter:
         :param address: the server
         :param more: header lines that are about the connection
         :param length: how many bytes of body follow; None for a chunked one
+        :raises ProtocolError: 400, if the head cannot be written as HTTP/1.1
+        :raises UpstreamError: if the request runs in a circle (``via``)
         """
         head = stream.head
         method = "GET" if head.method == "CONNECT" else head.method
@@ -164,6 +176,7 @@ class RequestWriter:
         """Return the header lines that do not depend on the path or the body."""
         head = stream.head
         peer = _peer(stream)
+        # The authority is Host's, in lower case, and so in the key.
         key = (
             tuple(head.headers),
             head.method,
@@ -190,8 +203,8 @@ class RequestWriter:
             if name in _OURS or name.startswith(_X_FORWARDED):
                 special.setdefault(name, []).append(value)
         host = special[b"host"][0]
-        if self.fixed_host:
-            sent_host = self.fixed_host.encode()
+        if self._fixed_host:
+            sent_host = self._fixed_host.encode()
         elif self._proxy.host == "upstream":
             sent_host = address.authority.encode()
         else:
@@ -305,7 +318,7 @@ def _escaped(target: bytes) -> bytes:
 
 def _peer(stream: StreamState) -> str | None:
     """Return the address of whoever holds the connection; None on a unix socket."""
-    client = getattr(stream.protocol, "client", stream.head.client)
+    client = stream.protocol.peer(stream)
     return None if client is None else client[0]
 
 
@@ -335,7 +348,11 @@ def _one_less(method: str, special: dict[bytes, list[bytes]]) -> bytes:
 
 
 def rewrite_location(
-    headers: Sequence[Header], address: UpstreamAddress, prefix: str, public: str, own: str = ""
+    headers: Sequence[Header],
+    address: UpstreamAddress,
+    prefix: str,
+    public: str,
+    own: Collection[str],
 ) -> tuple[Header, ...]:
     """
     Let a Location that leads to the server lead to where the client finds it.
@@ -345,9 +362,8 @@ def rewrite_location(
     :param prefix: the prefix for the client, without a slash at its end
     :param public: the authority that the client knows; a server that does not see the prefix makes
         links of it that leave the prefix out
-    :param own: the authority that the server takes for its own, if that is not its address
+    :param own: what the server may take for its own, see :meth:`RequestWriter.own_authorities`
     """
-    own = own or (address.authority if address.host else "")
     shown = quote(prefix).encode()
     return tuple(
         (
@@ -359,7 +375,7 @@ def rewrite_location(
 
 
 def _client_location(
-    value: bytes, address: UpstreamAddress, prefix: bytes, public: str, own: str
+    value: bytes, address: UpstreamAddress, prefix: bytes, public: str, own: Collection[str]
 ) -> bytes:
     absolute = _ABSOLUTE.fullmatch(value)
     if absolute is not None:
@@ -369,7 +385,7 @@ def _client_location(
         if authority == public and address.base is not None:
             # The scheme stays: it may be the reason of the redirection.
             return value[: absolute.start(2)] + _client_path(path, address.base, prefix)
-        if authority != own:
+        if authority not in own:
             return value
         # By which scheme, the server knows from X-Forwarded-Proto at best.
     elif value[:1] != b"/" or value[:2] == b"//":

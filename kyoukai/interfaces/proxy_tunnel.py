@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import hashlib
 import os
 from typing import TYPE_CHECKING
 
 from kyoukai.exceptions import PeerGone, UpstreamError
-from kyoukai.stream import OPEN
+from kyoukai.stream import CLOSED, OPEN
+from kyoukai.ws.handshake import accept_of
 
 if TYPE_CHECKING:
     from kyoukai.rules import Header
@@ -26,8 +26,6 @@ __all__ = ("Handshake", "run_tunnel")
 
 #: What ends a tunnel, and is nobody's fault here.
 _EXPECTED = (PeerGone, UpstreamError)
-
-_GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"  # RFC 6455 section 1.3
 
 
 class Handshake:
@@ -59,10 +57,8 @@ class Handshake:
             if head.upgrade != self._token:
                 raise UpstreamError("it switches to another protocol than it was asked for")
             if self._key:
-                accept = base64.b64encode(
-                    hashlib.sha1(self._key + _GUID, usedforsecurity=False).digest()
-                )
-                if [v for n, v in head.headers if n == b"sec-websocket-accept"] != [accept]:
+                accepts = [v for n, v in head.headers if n == b"sec-websocket-accept"]
+                if accepts != [accept_of(self._key)]:
                     raise UpstreamError("its Sec-WebSocket-Accept is not that of the key")
         elif self._is_http2 and head.status < 300:
             raise UpstreamError(f"it answers {head.status} to a request for an upgrade")
@@ -96,7 +92,8 @@ async def run_tunnel(
     """
     connection.tune(buffer)
     stream.cancel_on_disconnect = False  # what has come until then goes on to the server
-    stream.accept_upgrade(headers)
+    # Some servers send a length with their 101, where it means nothing (RFC 9112 section 6.3).
+    stream.accept_upgrade([pair for pair in headers if pair[0].lower() != b"content-length"])
     tunnel = _Tunnel(stream, connection, timeout)
     await tunnel.run()
 
@@ -128,6 +125,7 @@ class _Tunnel:
         up = asyncio.create_task(self._upwards())
         down = asyncio.create_task(self._downwards())
         stopping = asyncio.create_task(stream.stopping())
+        gone: asyncio.Task[None] | None = None
         orderly = False
         if self._timeout:
             self._watch()
@@ -135,13 +133,18 @@ class _Tunnel:
             # What has come from a server that is gone is still passed on to the client.
             while not (down.done() and (up.done() or lost.done())):
                 waiting = [each for each in (up, down, stopping, lost, idle) if not each.done()]
+                if up.done() and not up.exception():
+                    # Over TLS, the end of its direction is that of the other as well.
+                    gone = gone or asyncio.create_task(stream.disconnected())
+                    waiting.append(gone)
                 await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
-                if down.done() and down.exception():
+                if gone is not None and gone.done():
+                    orderly = True  # it had said all that it had to say
                     break
-                if up.done() and up.exception() and not isinstance(up.exception(), UpstreamError):
+                if self._is_cut(up, down):
                     break
-                if idle.done() and self._sending:
-                    break  # what the client has not taken would be missing
+                if idle.done() and (self._sending or connection.write_paused):
+                    break  # what one of them has not taken would be missing
                 if idle.done() or stopping.done():
                     await self._part(up, down)
                     orderly = not self._sending
@@ -153,18 +156,29 @@ class _Tunnel:
             if self._timer is not None:
                 self._timer.cancel()
             idle.cancel()
-            for task in (up, down, stopping):
+            tasks = [up, down, stopping] if gone is None else [up, down, stopping, gone]
+            for task in tasks:
                 task.cancel()
-            outcomes = await asyncio.gather(up, down, stopping, return_exceptions=True)
+            outcomes = await asyncio.gather(*tasks, return_exceptions=True)
             if orderly:
                 connection.close()
+                # Whoever takes it back would cut it, with what the server has not yet.
+                await asyncio.wait((lost,))
             else:
                 connection.abort()
-                if stream.sending is OPEN or stream.receiving is OPEN:
-                    stream.reset("cancelled")
+            if stream.sending is OPEN or (stream.receiving is OPEN and not orderly):
+                stream.reset("cancelled")
         for outcome in outcomes:
             if isinstance(outcome, Exception) and not isinstance(outcome, _EXPECTED):
                 raise outcome
+
+    def _is_cut(self, up: asyncio.Task[None], down: asyncio.Task[None]) -> bool:
+        """Whether a pump has failed in such a way that the other is of no use."""
+        if down.done() and down.exception():
+            # What a client has sent before it ended its direction still goes on.
+            has_ended = self._stream.receiving is CLOSED
+            return not (has_ended and isinstance(down.exception(), PeerGone))
+        return up.done() and bool(up.exception()) and not isinstance(up.exception(), UpstreamError)
 
     async def _part(self, up: asyncio.Task[None], down: asyncio.Task[None]) -> None:
         """Close both sides in good order: nothing has come for too long, or the server stops."""

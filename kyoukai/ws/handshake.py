@@ -26,7 +26,14 @@ if TYPE_CHECKING:
     from kyoukai.rules import Header
     from kyoukai.stream import RequestHead, StreamState
 
-__all__ = ("Handshake", "HandshakeError", "check_handshake", "is_handshake", "origin_allowed")
+__all__ = (
+    "Handshake",
+    "HandshakeError",
+    "accept_of",
+    "check_handshake",
+    "is_handshake",
+    "origin_allowed",
+)
 
 #: The version of the protocol (RFC 6455 section 4.4).
 VERSION = b"13"
@@ -83,8 +90,7 @@ class Handshake:
         """
         headers: list[Header] = []
         if self._key is not None:
-            digest = hashlib.sha1(self._key + _GUID, usedforsecurity=False).digest()
-            headers.append((b"sec-websocket-accept", base64.b64encode(digest)))
+            headers.append((b"sec-websocket-accept", accept_of(self._key)))
         if self._extensions is not None:
             headers.append((b"sec-websocket-extensions", self._extensions.encode()))
         if subprotocol is not None:
@@ -93,6 +99,11 @@ class Handshake:
                 raise ValueError(f"the client does not offer {subprotocol!r}; it offers: {offered}")
             headers.append((b"sec-websocket-protocol", subprotocol.encode()))
         return headers
+
+
+def accept_of(key: bytes) -> bytes:
+    """Return the Sec-WebSocket-Accept that answers a Sec-WebSocket-Key (RFC 6455 section 4.2.2)."""
+    return base64.b64encode(hashlib.sha1(key + _GUID, usedforsecurity=False).digest())
 
 
 def is_handshake(head: RequestHead) -> bool:

@@ -275,6 +275,8 @@ def test_the_name_tells_every_kind() -> None:
         (Mount("/a", print, "kyoukai"), "mounts: /a: app: .* not a Kyoukai application"),
         (Mount("/a", print, "wsgj"), "mounts: /a: interface: there is no 'wsgj'; did you mean"),
         (Mount("/b", Kyoukai("x")), "mounts: /b: there are two of them"),
+        (Mount("/a", "http://a", root_path="/c"), "mounts: /a: root_path is not for a proxy; the"),
+        (Mount("/a", "http://a", lifespan="on"), "mounts: /a: lifespan is not for a proxy$"),
     ],
 )
 def test_mounts_that_cannot_be(mount: Mount, message: str) -> None:

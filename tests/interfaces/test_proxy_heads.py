@@ -15,7 +15,7 @@ from upstreams import ScriptedUpstream
 
 from kyoukai import Proxy, ServerConfig
 from kyoukai.interfaces.proxy import ProxyInterface
-from kyoukai.interfaces.proxy_heads import rewrite_location
+from kyoukai.interfaces.proxy_heads import RequestWriter, rewrite_location
 from kyoukai.proxy import UpstreamAddress
 from kyoukai.testing import MemoryServer
 
@@ -832,6 +832,17 @@ async def test_a_loop_ends(way: str, http2: bool) -> None:
 # -- Location ----------------------------------------------------------------------------------
 
 
+def location_for(url: str, prefix: str, value: str, **options: Any) -> str:
+    """Return what becomes of a Location for a client that asks for the host "shop"."""
+    address = UpstreamAddress.parse(url)
+    own = RequestWriter(Proxy(url, **options), ServerConfig()).own_authorities(address)
+    headers = ((b"x-a", b"/app"), (b"location", value.encode()), (b"link", b"/app"))
+    changed = rewrite_location(headers, address, prefix, "shop", own)
+    assert (changed[0], changed[2]) == (headers[0], headers[2])
+    assert changed[1][0] == b"location"
+    return changed[1][1].decode()
+
+
 @pytest.mark.parametrize(
     ("url", "prefix", "value", "expected"),
     [
@@ -876,10 +887,7 @@ async def test_a_loop_ends(way: str, http2: bool) -> None:
     ],
 )
 def test_locations(url: str, prefix: str, value: str, expected: str) -> None:
-    headers = ((b"x-a", b"/app"), (b"location", value.encode()), (b"link", b"/app"))
-    changed = rewrite_location(headers, UpstreamAddress.parse(url), prefix, "shop")
-    assert dict(changed)[b"location"].decode() == expected
-    assert (changed[0], changed[2]) == (headers[0], headers[2])
+    assert location_for(url, prefix, value) == expected
 
 
 @both
@@ -893,18 +901,24 @@ async def test_a_location_on_its_way(way: str, http2: bool) -> None:
 
 
 @pytest.mark.parametrize(
-    ("value", "expected"),
+    ("url", "host", "value", "expected"),
     [
-        ("http://inner/app/x", "/m/x"),
-        ("https://INNER/app", "/m"),
-        ("http://up:9/app/x", "http://up:9/app/x"),  # a name that it was not told
-        ("http://inner.evil/app/x", "http://inner.evil/app/x"),
+        ("http://up:9/app", "Inner", "http://inner/app/x", "/m/x"),
+        ("http://up:9/app", "inner", "https://INNER/app", "/m"),
+        ("http://up:9/app", "inner", "http://up:9/app/x", "/m/x"),
+        ("http://up:9/app", "inner", "http://inner.evil/app/x", "http://inner.evil/app/x"),
+        ("http://up:9/app", "upstream", "http://up:9/app/x", "/m/x"),
+        ("http://up:9/app", "upstream", "http://localhost/app/x", "http://localhost/app/x"),
+        ("unix:/up", "upstream", "http://localhost/x", "/x"),
+        ("unix:/up", "inner", "http://INNER/x", "/x"),
+        ("unix:/up", "inner", "http://localhost/x", "http://localhost/x"),
+        ("unix:/up", "keep", "http://localhost/x", "http://localhost/x"),
     ],
 )
-def test_locations_of_a_server_with_a_host_of_its_own(value: str, expected: str) -> None:
-    address = UpstreamAddress.parse("http://up:9/app")
-    (changed,) = rewrite_location(((b"location", value.encode()),), address, "/m", "shop", "inner")
-    assert changed[1].decode() == expected
+def test_locations_by_what_the_server_takes_for_its_own(
+    url: str, host: str, value: str, expected: str
+) -> None:
+    assert location_for(url, "/m", value, host=host) == expected
 
 
 async def test_the_host_that_is_sent_is_the_one_of_its_locations() -> None:

@@ -11,7 +11,7 @@ from fronts import both, front
 from support import Program, get
 from talks import lines_of
 from test_asphalt import fetch, started
-from upstreams import ScriptedUpstream, Seen, Wire
+from upstreams import OK, ScriptedUpstream, Seen, Wire
 from werkzeug.exceptions import Forbidden
 
 from kyoukai import (
@@ -196,6 +196,55 @@ async def test_another_body(wire: Any, how: str, complete: bool) -> None:
         await fr.rest()
         assert fr.upstream.open == 0
         await up.wires[0].closed.wait()
+
+
+@both
+async def test_another_body_is_another_version(wire: Any) -> None:
+    """No condition of the server's version is true of it, no digest and no range."""
+
+    async def change(ctx: Any, response: Any) -> Any:
+        response.set_data("another")
+
+    told = {
+        "accept-ranges": "bytes",
+        "content-digest": "sha-256=:x:",
+        "content-encoding": "br",
+        "content-location": "/b",
+        "content-md5": "x",
+        "digest": "sha-256=x",
+        "etag": '"x"',
+        "last-modified": "Mon, 20 Nov 1995 19:12:08 GMT",
+        "repr-digest": "sha-256=:x:",
+    }
+    kept = {"cache-control": "no-cache", "content-language": "de", "x-y": "z"}
+    lines = "".join(f"{name}: {value}\r\n" for name, value in (told | kept).items())
+    answer = f"HTTP/1.1 200 OK\r\n{lines}Content-Length: 2\r\n\r\nok".encode()
+    asks = [("if-modified-since", told["last-modified"]), ("range", "bytes=0-1")]
+    async with ScriptedUpstream(answer) as up, front(app_of(up, only(None, change)), wire) as fr:
+        for headers in ((), asks):
+            talk = await fr.ask("GET", "/", headers)
+            assert (talk.status, talk.body) == (200, b"another")
+            assert kept.items() <= talk.headers.items()
+            assert told.keys() & talk.headers.keys() == set()
+
+
+@both
+@pytest.mark.parametrize("answer", [OK, BODY], ids=["whole", "chunked"])
+async def test_an_answer_that_is_closed_on_its_way(
+    wire: Any, answer: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It cannot be sent, which nobody would know."""
+
+    async def drop(ctx: Any, response: Any) -> None:
+        response.close()
+
+    async with ScriptedUpstream(answer) as up, front(app_of(up, only(None, drop)), wire) as fr:
+        talk = await fr.ask()
+        assert talk.cut
+        await fr.rest()
+        assert lines_of(caplog) == [
+            f"GET /: upstream {up.url}: its answer was dropped: the response was closed"
+        ]
 
 
 @both

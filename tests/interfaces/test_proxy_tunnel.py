@@ -19,7 +19,7 @@ from fronts import Http1Talk, Http2Talk, both, front, over_tls, quiet
 from talks import lines_of
 from upstreams import OK, ScriptedUpstream, Seen, Wire
 
-from kyoukai import Kyoukai, Proxy
+from kyoukai import HTTPRequestContext, Kyoukai, Middleware, Proxy, Response
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -260,10 +260,25 @@ async def test_the_server_ends_first(wire: Any) -> None:
 
 
 async def test_a_client_over_tls_ends_both_directions_at_once() -> None:
-    async with Near(Http1Talk, extra=over_tls()) as near:
-        near.talk.send(b"all")
+    """What it has sent before that still arrives."""
+    size = 3_000_000
+    options = {"extra": over_tls(), "protocol_receive_buffer": size * 2}
+    async with Near(Http1Talk, tcp=True, **options) as near:
+        near.talk.send(b"x" * size)
+        await quiet(lambda: near.talk.untaken)
         near.talk.transport.feed_eof()
-        assert await near.far.end() == b"all"
+        assert len(await near.far.end()) == size
+
+
+async def test_a_client_that_leaves_after_its_end() -> None:
+    """What it has sent goes on to the server, which is told that nobody listens any more."""
+    size = 3_000_000
+    async with Near(Http2Talk, tcp=True, protocol_receive_buffer=size * 2) as near:
+        near.talk.send(b"x" * size)
+        near.talk.end()
+        await quiet(lambda: near.talk.untaken)
+        near.talk.leave()
+        assert len(await near.far.end()) == size
 
 
 def server_context(certificates: Certificates) -> ssl.SSLContext:
@@ -354,7 +369,8 @@ async def test_cut_in_any_moment(wire: Any, moment: int) -> None:
 @both
 async def test_nothing_for_too_long(wire: Any, caplog: pytest.LogCaptureFixture) -> None:
     """A byte in either direction counts."""
-    async with Near(wire, protocol_receive_timeout=100, read_timeout=3) as near:
+    # By TCP, where an end in good order and a cut are told apart.
+    async with Near(wire, tcp=True, protocol_receive_timeout=100, read_timeout=3) as near:
         clock = Clock()
         for _ in range(3):
             await clock.advance(90)
@@ -410,10 +426,23 @@ async def test_a_client_that_takes_nothing_for_too_long(wire: Any) -> None:
 
 
 @both
+async def test_a_server_that_takes_nothing_for_too_long(wire: Any) -> None:
+    async with Near(wire, tcp=True, protocol_receive_timeout=100) as near:
+        for _ in range(80):
+            near.talk.send(b"x" * 100_000)
+        await quiet(lambda: near.talk.untaken)
+        await Clock().advance(101)
+        await near.talk.until(lambda talk: talk.cut)
+        assert not near.talk.done
+        with pytest.raises(ConnectionResetError):
+            await near.far.end()
+
+
+@both
 @pytest.mark.parametrize("busy", [False, True])
 async def test_the_server_stops(wire: Any, busy: bool) -> None:
     """Tunnels end at once, in good order, with what was on the way."""
-    async with Near(wire, settings={"graceful_timeout": 30}) as near:
+    async with Near(wire, tcp=True, settings={"graceful_timeout": 30}) as near:
         near.talk.send(b"up")
         assert await near.far.read(2) == b"up"
         if busy:
@@ -431,6 +460,19 @@ async def test_the_server_stops(wire: Any, busy: bool) -> None:
             if wire is Http1Talk:
                 near.talk.transport.feed_eof()
             await near.fr.server.connections.wait_idle()
+
+
+@both
+async def test_what_the_server_has_not_taken_is_still_sent_at_a_stop(wire: Any) -> None:
+    size = 3_000_000
+    async with Near(wire, tcp=True, protocol_receive_buffer=size * 2) as near:
+        near.talk.send(b"x" * size)
+        await quiet(lambda: near.talk.untaken)
+        near.fr.server.connections.shutdown()
+        await near.talk.until(lambda talk: talk.done)
+        assert len(await near.far.end()) == size
+        if wire is Http1Talk:
+            near.talk.transport.feed_eof()
 
 
 # -- Handshakes --------------------------------------------------------------------------------
@@ -466,6 +508,31 @@ async def test_what_the_server_is_asked(wire: Any) -> None:
             assert "sec-websocket-accept" not in talk.headers
             assert "upgrade" not in talk.headers
         talk.leave()
+
+
+class Longer(Middleware):
+    """Gives each answer a length."""
+
+    async def process_response(self, ctx: HTTPRequestContext, response: Response) -> None:
+        response.headers["Content-Length"] = "3"
+
+
+@both
+@pytest.mark.parametrize("by", ["server", "middleware"])
+async def test_a_switch_with_a_length(wire: Any, by: str) -> None:
+    """It means nothing (RFC 9112 section 6.3)."""
+    app = Kyoukai("front", middleware=[Longer()] if by == "middleware" else [])
+    far = Far(b"hello", lines=b"Content-Length: 0\r\n" if by == "server" else b"")
+    async with ScriptedUpstream(far.__call__) as up:
+        app.mount("/", Proxy(up.url))
+        async with front(app, wire) as fr:
+            talk = fr.talk()
+            talk.upgrade()
+            await talk.until(lambda talk: talk.status)
+            assert talk.status in (101, 200)
+            assert "content-length" not in talk.headers
+            await talk.until(lambda talk: talk.body == b"hello")
+            talk.leave()
 
 
 @both
@@ -546,6 +613,29 @@ async def test_a_switch_that_nobody_has_asked_for(
         assert fr.upstream.open == 0
     (line,) = lines_of(caplog)
     assert f"upstream {up.url}: " in line
+
+
+@both
+async def test_a_handshake_that_meets_the_end_of_a_connection(wire: Any) -> None:
+    """The server gets a GET, whatever the client has sent: it is sent again."""
+    far = Far(b"hello")
+
+    async def answer(seen: Seen, wire: Wire) -> None:
+        if seen["upgrade"] is None:
+            await wire.send(OK)
+        elif len(up.wires) == 1:
+            wire.writer.close()
+        else:
+            await far(seen, wire)
+
+    async with ScriptedUpstream(answer) as up, front(Proxy(up.url), wire) as fr:
+        assert (await fr.ask()).status == 200
+        talk = fr.talk()
+        talk.upgrade()
+        await talk.until(lambda talk: talk.done or talk.body == b"hello")
+        assert talk.status == (101 if wire is Http1Talk else 200)
+        assert len(up.wires) == 2
+        talk.leave()
 
 
 @both

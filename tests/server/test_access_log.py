@@ -159,3 +159,10 @@ def test_the_json_formatter_takes_any_record(handler: Handler) -> None:
     assert entry["message"] == "it is gone"
     assert "ValueError: lost" in entry["exception"]
     assert "stack" in entry
+
+
+def test_a_request_whose_turn_never_came_took_no_time(handler: Handler) -> None:
+    """It was pipelined, and its client left: its duration was that of the machine's being up."""
+    stream = StreamState(finished_stream().head, cast("Wire", None))
+    AccessLog("%(status)s %(duration).3f")(stream)
+    assert handler.lines == ["0 0.000"]
