@@ -58,9 +58,9 @@ def main() -> int:
     os.chdir(FOLDER)
     try:
         check(server)
-        with alone():
+        with alone() as lock:
             prepare()
-            return asyncio.run(Both(server).run())
+            return asyncio.run(Both(server, lock).run())
     except Failure as error:
         say(f"start.py: {error}")
     except KeyboardInterrupt:
@@ -86,8 +86,13 @@ def check(server: str) -> None:
 
 
 @contextmanager
-def alone() -> Iterator[None]:
-    """Keep a second start from taking the first one's socket."""
+def alone() -> Iterator[int]:
+    """
+    Keep a second start from taking the first one's socket.
+
+    What this process starts has the lock, too: it is free again when all of them have ended, even
+    if this one was killed and could not end the others.
+    """
     DATA.mkdir(mode=0o700, exist_ok=True)
     folder = os.open(DATA, os.O_RDONLY)
     try:
@@ -97,7 +102,7 @@ def alone() -> Iterator[None]:
         raise Failure(f"it is running already, with {DATA.absolute()}") from None
     try:
         clear_sockets()
-        yield
+        yield folder
         clear_sockets()
     finally:
         os.close(folder)
@@ -136,10 +141,12 @@ class Both:
     Kyoukai, and Django behind it.
 
     :param server: the name of what runs Django
+    :param lock: what both processes keep, see :func:`alone`
     """
 
-    def __init__(self, server: str) -> None:
+    def __init__(self, server: str, lock: int) -> None:
         self.server = server
+        self.lock = lock
         self.processes: set[asyncio.subprocess.Process] = set()
         self.told_to_stop = asyncio.Event()
         self.told_to_restart = asyncio.Event()
@@ -209,11 +216,13 @@ class Both:
         """
         with listen() as listener:
             command = SERVERS[self.server].format(fd=listener.fileno()).split()
-            django = await self.start(*command, pass_fds=[listener.fileno()])
+            django = await self.start(*command, keeps=listener.fileno())
         say(f"Django listens on unix:{SOCKET} (process {django.pid}, {self.server})")
         return django
 
-    async def start(self, module: str, *arguments: str, **options) -> asyncio.subprocess.Process:
+    async def start(
+        self, module: str, *arguments: str, keeps: int | None = None
+    ) -> asyncio.subprocess.Process:
         # In a group of its own, so that Ctrl-C in a terminal reaches this process alone.
         process = await asyncio.create_subprocess_exec(
             sys.executable,
@@ -222,7 +231,7 @@ class Both:
             *arguments,
             stdin=subprocess.DEVNULL,
             process_group=0,
-            **options,
+            pass_fds=[self.lock] if keeps is None else [self.lock, keeps],
         )
         self.processes.add(process)
         return process
