@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 
 import httpx
 import pytest
+from blocking_sockets import connect
 from example_programs import EXAMPLES, ROOT, Program, load_app, started
 from test_docs import blocks_of, commands_of
-from websockets.sync.client import connect
 
 from kyoukai.testing import Client
 

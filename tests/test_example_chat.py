@@ -9,9 +9,9 @@ from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from blocking_sockets import connect
 from example_programs import EXAMPLES, RUNNERS, config_with_free_ports, load_app, started
 from websockets.exceptions import ConnectionClosed
-from websockets.sync.client import connect
 
 from kyoukai import WebSocketDisconnected, WebSocketPayloadType
 from kyoukai.server.tls import write_certificate

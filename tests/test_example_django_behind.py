@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any
 
 import httpx
 import pytest
+from blocking_sockets import connect as connect_socket
 from example_programs import EXAMPLES, ROOT
 from h2client import Answer, H2Client, connect_h2
 from support import Program, only_line
@@ -32,7 +33,6 @@ from websockets.client import ClientProtocol
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.frames import Opcode
 from websockets.protocol import OPEN
-from websockets.sync.client import connect as connect_socket
 from websockets.uri import parse_uri
 
 from kyoukai.server.tls import write_certificate

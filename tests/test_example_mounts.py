@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING
 
 import httpx
 import pytest
+from blocking_sockets import connect
 from example_programs import EXAMPLES, ROOT, RUNNERS, Program, load_app, started
 from ruamel.yaml import YAML
 from test_docs import blocks_of, commands_of
 from websockets.exceptions import InvalidStatus
-from websockets.sync.client import connect
 
 from kyoukai import ServerConfig
 from kyoukai.interfaces.build import interface_for
