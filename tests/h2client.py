@@ -82,6 +82,11 @@ class H2Client:
         self.send()
         return stream
 
+    def send_body(self, stream: int, data: bytes) -> None:
+        """Send the whole body of a request."""
+        self._h2.send_data(stream, data, end_stream=True)
+        self.send()
+
     def read(self) -> bool:
         """Take what comes next; False at the end of the connection."""
         data = self.sock.recv(65536)

@@ -483,7 +483,6 @@ import asyncio
 from asphalt.core import Component, ContainerComponent, resource
 from kyoukai import Kyoukai
 app = Kyoukai("site")
-started = asyncio.Event()
 
 class Store(str):
     pass
@@ -503,11 +502,11 @@ class Root(ContainerComponent):
 async def index(ctx):
     return "hello"
 
-@app.route("/slow")
+@app.route("/slow", methods=["POST"], stream=True)
 async def slow(ctx, store: Store = resource()):
     print("slow", flush=True)
-    started.set()
-    await asyncio.sleep(0.5)
+    async for _ in ctx.request.chunks():  # which its client sends when the server is stopping
+        pass
     print("answered", flush=True)
     return store
 
@@ -546,10 +545,13 @@ def test_asphalt_run_drains_all_servers_before_resources_go(
     ports = [int(url.rpartition(":")[2]) for url in running.urls(2)]
     running.wait_for("Application started")
     with contextlib.ExitStack() as stack:
-        clients = [stack.enter_context(send(port, "/slow")) for port in ports]
+        clients = [stack.enter_context(send(port, "/slow", 1)) for port in ports]
+        idles = [stack.enter_context(send(port, "/")) for port in ports]
         running.wait_for_output("slow", len(ports))
         running.signal(number)
-        for client in clients:
+        for client, idle in zip(clients, idles, strict=True):
+            read(idle)  # up to its end: the drain has begun
+            client.sendall(b"x")
             assert read(client).endswith(b"goods")
     assert running.finish() == 0
     assert running.output().splitlines()[-2:] == ["serving ended", "store closed"]
@@ -598,9 +600,12 @@ def test_a_second_signal_cuts_the_drain_of_asphalt_run(
     assert "Traceback" not in running.stderr
 
 
-def send(port: int, path: str) -> socket.socket:
+def send(port: int, path: str, length: int = 0) -> socket.socket:
+    """Send a GET, or the head of a POST whose body has a length."""
     client = socket.create_connection(("127.0.0.1", port), timeout=30)
-    client.sendall(f"GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
+    start = f"POST {path}" if length else f"GET {path}"
+    framing = f"Content-Length: {length}\r\n" if length else ""
+    client.sendall(f"{start} HTTP/1.1\r\nHost: localhost\r\n{framing}\r\n".encode())
     return client
 
 
@@ -623,9 +628,11 @@ def test_a_container_of_the_users(
     port = running.port()
     if module == "asphalt":
         running.wait_for("Application started")  # only then does it answer signals
-    with send(port, "/slow") as client:
+    with send(port, "/slow", 1) as client, send(port, "/") as idle:
         running.wait_for_output("slow")
         running.signal()
+        read(idle)  # up to its end: the drain has begun
+        client.sendall(b"x")
         assert read(client).endswith(b"goods")
     assert running.finish() == 0
     assert running.output().splitlines()[-2:] == ["serving ended", "store closed"]

@@ -360,7 +360,6 @@ async def test_signals_of_connections(certificates: Certificates) -> None:
 # -- Under both runners ---------------------------------------------------------------------------
 
 APP = """
-import asyncio
 from kyoukai import Kyoukai
 app = Kyoukai("site")
 
@@ -368,10 +367,11 @@ app = Kyoukai("site")
 async def index(ctx):
     return "HTTP/" + ctx.request.head.http_version
 
-@app.route("/slow")
+@app.route("/slow", methods=["POST"], stream=True)
 async def slow(ctx):
     print("slow", flush=True)
-    await asyncio.sleep(0.5)
+    async for _ in ctx.request.chunks():  # which its client sends when the server is stopping
+        pass
     return "done"
 """
 
@@ -402,9 +402,12 @@ def test_both_components_in_one_file(
     assert get(plain) == (200, b"HTTP/1.1")
     client = connect_h2(secure, certificates.trusting("a"))
     assert client.get("/") == (200, b"HTTP/2")
-    slow = client.request("/slow")
+    slow = client.request("/slow", "POST", 1)
     running.wait_for_output("slow")
     running.signal()
+    while not client.goaways:  # the drain has begun
+        assert client.read()
+    client.send_body(slow, b"x")
     answer = client.wait(slow)
     assert (answer.status, answer.body) == (200, b"done")
     while client.read():

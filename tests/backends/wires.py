@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import struct
+from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
 from typing import Any
@@ -140,7 +141,7 @@ def close_of(frames: list[tuple[int, bytes]]) -> tuple[int, str] | None:
 # -- Lines -------------------------------------------------------------------------------------
 
 
-class Line:
+class Line(ABC):
     """One tunnel, from the client's side."""
 
     version: str
@@ -152,9 +153,9 @@ class Line:
         self._taken = 0
 
     @property
+    @abstractmethod
     def data(self) -> bytes:
         """All that has come through the tunnel."""
-        raise NotImplementedError
 
     def take(self) -> list[tuple[int, bytes]]:
         """Return the frames that have come since the last call; there must be no part of one."""
